@@ -1,0 +1,1 @@
+"""mqcore: an embedded, crash-safe, Kafka-format message log."""

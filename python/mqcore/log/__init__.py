@@ -1,0 +1,1 @@
+"""Storage: one partition log, and all of them in a store directory."""
