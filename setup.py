@@ -1,7 +1,8 @@
 """The native part of the build: the C core as one static library, a Cython module for each group of its headers.
 
 Environment: MQCORE_SANITIZE=1 builds with ASan and UBSan, MQCORE_DEBUG=1 without optimisation and with the core's own
-checks, MQCORE_JOBS limits parallel compilers, MQCORE_CFLAGS / MQCORE_LDFLAGS are appended.
+checks, MQCORE_JOBS limits parallel compilers, MQCORE_CFLAGS / MQCORE_LDFLAGS are appended. MQCORE_BUILD_DIR keeps objects
+between `pip install -e .` (which builds in a throw-away folder otherwise) and `setup.py build_ext --inplace`.
 """
 
 import os
@@ -17,6 +18,8 @@ JOBS = int(os.environ.get("MQCORE_JOBS", os.cpu_count() or 1))
 CORE = sorted(glob("mqcore/src/*.c"))
 HEADERS = sorted(glob("mqcore/include/mqcore/*.h"))
 PXD = sorted(glob("bindings/*.pxd"))
+
+BUILD_DIR = os.environ.get("MQCORE_BUILD_DIR", "")
 
 CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fvisibility=hidden"]
 LDFLAGS = []
@@ -35,6 +38,11 @@ LDFLAGS += os.environ.get("MQCORE_LDFLAGS", "").split()
 class build_clib(_build_clib):
     """The core, compiled once and in parallel."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        if BUILD_DIR:
+            self.build_clib = self.build_temp = os.path.join(BUILD_DIR, "temp")
+
     def build_libraries(self, libraries):
         one = self.compiler.compile
 
@@ -50,6 +58,9 @@ class build_ext(_build_ext):
     def finalize_options(self):
         super().finalize_options()
         self.parallel = self.parallel or JOBS
+        if BUILD_DIR:
+            self.build_temp = os.path.join(BUILD_DIR, "temp")
+            self.build_lib = os.path.join(BUILD_DIR, "lib") if self.editable_mode else self.build_lib
 
     def run(self):
         if self.distribution.has_c_libraries():

@@ -8,19 +8,19 @@
 
 static int mq_test_failures;
 
-#define CHECK(condition)                                                                                              \
-    do {                                                                                                              \
-        if (!(condition)) {                                                                                           \
-            fprintf(stderr, "%s:%d: %s: failed: %s\n", __FILE__, __LINE__, __func__, #condition);                     \
-            mq_test_failures++;                                                                                       \
-        }                                                                                                             \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: %s: failed: %s\n", __FILE__, __LINE__, __func__, #condition);                      \
+            mq_test_failures++;                                                                                        \
+        }                                                                                                              \
     } while (0)
 
-#define RUN(test)                                                                                                     \
-    do {                                                                                                              \
-        const int before = mq_test_failures;                                                                          \
-        test();                                                                                                       \
-        printf("%s %s\n", mq_test_failures == before ? "ok  " : "FAIL", #test);                                       \
+#define RUN(test)                                                                                                      \
+    do {                                                                                                               \
+        const int before = mq_test_failures;                                                                           \
+        test();                                                                                                        \
+        printf("%s %s\n", mq_test_failures == before ? "ok  " : "FAIL", #test);                                        \
     } while (0)
 
 #define FINISH() return mq_test_failures == 0 ? 0 : 1

@@ -18,7 +18,7 @@
 #include "mqcore/status.h"
 
 enum {
-    MQ_BATCH_HEADER = 61,     /* bytes before the first record */
+    MQ_BATCH_HEADER = 61,       /* bytes before the first record */
     MQ_BATCH_LOG_OVERHEAD = 12, /* base_offset and batch_length: not counted in batch_length */
     MQ_BATCH_CRC_START = 21,
     MQ_ATTR_CODEC = 0x07,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 from mqcore import errors
 
@@ -21,7 +22,11 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 def error_of(status: str, sys_errno: int, position: int, offset: int, what: str, path: str) -> BaseException:
     """The exception for a failed call; position is bytes, offset -1 where unknown."""
-    where = {"path": path or None, "position": position or None, "offset": offset if offset >= 0 else None}
+    where: dict[str, Any] = {
+        "path": path or None,
+        "position": position or None,
+        "offset": offset if offset >= 0 else None,
+    }
     if status == "MQ_EIO":
         name = errno.errorcode.get(sys_errno, str(sys_errno))
         text = f"{what}: {os.strerror(sys_errno)}"
