@@ -22,7 +22,7 @@ TOOLS := $(VENV)/.tools
 export MQCORE_BUILD_DIR ?= $(CURDIR)/build/objects
 export MQCORE_JOBS ?= $(JOBS)
 export PYTHONDONTWRITEBYTECODE ?= 1
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 NATIVE := $(wildcard bindings/*.pyx bindings/*.pxd mqcore/src/*.c mqcore/include/mqcore/*.h)
 C_FILES := $(wildcard mqcore/src/*.c mqcore/include/mqcore/*.h mqcore/tests/*.c mqcore/tests/*.h mqcore/fuzz/*.c bench/callgrind/*.c)

@@ -1,8 +1,8 @@
 """The native part of the build: the C core as one static library, a Cython module for each group of its headers.
 
 Environment: MQCORE_SANITIZE=1 builds with ASan and UBSan, MQCORE_DEBUG=1 without optimisation and with the core's own
-checks, MQCORE_JOBS limits parallel compilers, MQCORE_CFLAGS / MQCORE_LDFLAGS are appended. MQCORE_BUILD_DIR keeps objects
-between `pip install -e .` (which builds in a throw-away folder otherwise) and `setup.py build_ext --inplace`.
+checks, MQCORE_JOBS limits parallel compilers, MQCORE_CFLAGS / MQCORE_LDFLAGS are appended. MQCORE_BUILD_DIR keeps
+objects between `pip install -e .` (which builds in a throw-away folder otherwise) and `setup.py build_ext --inplace`.
 """
 
 import os

@@ -19,7 +19,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 @pytest.fixture
 def store_path() -> Iterator[Path]:
-    """A path for a store that does not exist yet, on a disk file system: /tmp may be a tmpfs, where fsync means nothing.
+    """A path for a store that does not exist yet, on a real disk: /tmp may be a tmpfs, where fsync means nothing.
 
     MQCORE_TEST_DIR names another place. Removed afterwards.
     """
