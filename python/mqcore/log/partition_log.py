@@ -1,0 +1,595 @@
+"""The one way in to a partition: append, read, and the offsets that both go by.
+
+Invariants:
+    1. Offsets are assigned under `_lock`, in the order in which chunks are written; nothing else writes the segments.
+    2. A reader never sees an offset at or above the visible end: the durable mark under fsync (R11).
+    3. A failed append changes nothing that a reader or the next append sees.
+    4. An offset that was ever acknowledged is never given to another record: after damage the log goes on behind it.
+Locks: `_lock` orders appends, rolls and removals and is held over their I/O. `_state_lock` guards the four numbers only
+and is taken last, by the leader of a commit round too, which must not wait for an appender's I/O. Readers take none.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from mqcore.config.topic import TopicConfig
+from mqcore.errors import (
+    CorruptBatchError,
+    InvalidRecordError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    StorageError,
+    StoreReadOnlyError,
+)
+from mqcore.log import layout
+from mqcore.log.checkpoints import Damage, SegmentState
+from mqcore.log.leader_epochs import LeaderEpochs
+from mqcore.log.offsets import Offsets
+from mqcore.log.segments import SegmentEntry, SegmentSet, roll_reason
+from mqcore.types import IsolationLevel
+
+if TYPE_CHECKING:
+    import uuid
+
+    from _typeshed import WriteableBuffer
+
+    from mqcore._native.io import Io
+    from mqcore._native.segment import Mapping, Segment
+    from mqcore.clock import Clock
+    from mqcore.log.group_commit import GroupCommit
+    from mqcore.log.open_segments import OpenSegments
+
+READ_COMMITTED = IsolationLevel.READ_COMMITTED
+NO_SLOT = -1
+_LOG_APPEND_TIME = "LogAppendTime"
+# base_offset, batch_length, leader_epoch, magic, crc, attributes, last_offset_delta, base_timestamp, max_timestamp
+_HEADER = struct.Struct(">qiibIHiqq")
+_BATCH_HEADER_BYTES = 61
+_BATCH_OVERHEAD = 12  # base offset and length: not counted in the length
+
+
+class Appended(NamedTuple):
+    """What an append did: the offsets base_offset .. next_offset - 1. append_time_ms: -1 under create time."""
+
+    base_offset: int
+    next_offset: int
+    append_time_ms: int
+
+
+class Slice(NamedTuple):
+    """Whole batches of one segment: mapping[start:end]. Valid for as long as somebody holds the mapping or a view of
+    it, whatever becomes of the segment (R13). compacted: offsets may have gaps."""
+
+    mapping: Mapping
+    start: int
+    end: int
+    compacted: bool
+
+
+class PartitionHost(Protocol):
+    """What a partition needs of its store."""
+
+    io: Io
+    clock: Clock
+    layout: layout.Layout
+    open_segments: OpenSegments
+
+    def check_usable(self) -> None:
+        """StoreClosedError, ForkedStoreError."""
+
+    def check_writable(self) -> None:
+        """check_usable, and StoreReadOnlyError."""
+
+    def group_for(self, config: TopicConfig) -> GroupCommit | None:
+        """The group commit of a topic under fsync; None under os and memory."""
+
+    def syncs(self, config: TopicConfig) -> bool:
+        """Whether names in directories must be durable at once."""
+
+    def publish(self, log: PartitionLog, offsets: Offsets) -> None:
+        """Tell readers, in this and other processes."""
+
+    def seal_later(self, log: PartitionLog) -> None:
+        """A segment of `log` was rolled."""
+
+    def log_start_moved(self, log: PartitionLog) -> None:
+        """Make the new log start durable: files below it go next."""
+
+
+class Chunk(NamedTuple):
+    """What the headers of a chunk of batches say."""
+
+    offsets: int  # how many it takes
+    base_timestamp: int  # least base timestamp, -1 if none
+    max_timestamp: int
+
+
+def survey(batches: WriteableBuffer, batch_bytes_max: int) -> Chunk:
+    """Walk the headers of whole v2 batches back to back. RecordTooLargeError: a batch over batch_bytes_max bytes.
+    CorruptBatchError: not whole v2 batches. The CRC is not computed."""
+    view = memoryview(batches).cast("B")
+    size, at, offsets, least, largest = len(view), 0, 0, -1, -1
+    while at < size:
+        if size - at < _BATCH_HEADER_BYTES:
+            raise CorruptBatchError("the chunk ends inside a batch header", position=at)
+        _, length, _, magic, _, _, delta, base_timestamp, max_timestamp = _HEADER.unpack_from(view, at)
+        whole = length + _BATCH_OVERHEAD
+        if magic != 2 or whole < _BATCH_HEADER_BYTES or whole > size - at or delta < 0:
+            raise CorruptBatchError("the chunk is not made of whole v2 batches", position=at)
+        if whole > batch_bytes_max:
+            raise RecordTooLargeError(
+                "record batch over max.message.bytes", hint="Raise max.message.bytes", size=whole, limit=batch_bytes_max
+            )
+        offsets += delta + 1
+        least = base_timestamp if at == 0 else min(least, base_timestamp)
+        largest = max(largest, max_timestamp)
+        at += whole
+    if at == 0:
+        raise ValueError("batches is empty")
+    return Chunk(offsets, least, largest)
+
+
+def check_timestamps(chunk: Chunk, config: TopicConfig, now_ms: int) -> None:
+    """InvalidRecordError for create times outside the topic's bounds; -1 (no timestamp) passes. KIP-937."""
+    if chunk.base_timestamp < -1:
+        raise InvalidRecordError("negative timestamp", timestamp_ms=chunk.base_timestamp)
+    if chunk.max_timestamp > now_ms + config.message_timestamp_after_max_ms:
+        raise InvalidRecordError(
+            "timestamp too far in the future",
+            hint="message.timestamp.after.max.ms bounds it; use LogAppendTime if producers' clocks are wrong",
+            timestamp_ms=chunk.max_timestamp,
+            now_ms=now_ms,
+        )
+    if -1 < chunk.base_timestamp < now_ms - config.message_timestamp_before_max_ms:
+        raise InvalidRecordError(
+            "timestamp too far in the past",
+            hint="message.timestamp.before.max.ms bounds it",
+            timestamp_ms=chunk.base_timestamp,
+            now_ms=now_ms,
+        )
+
+
+class PartitionLog:
+    """One partition of an open store. Made by LogStore only; any number of threads may use it."""
+
+    def __init__(
+        self,
+        host: PartitionHost,
+        topic: str,
+        topic_id: uuid.UUID,
+        partition: int,
+        config: TopicConfig,
+        *,
+        segments: Sequence[SegmentEntry] = (),
+        log_start: int = 0,
+        log_end: int = 0,
+        epochs: LeaderEpochs | None = None,
+        epoch: int = 0,
+        on_disk: bool = False,
+    ) -> None:
+        """segments, log_start, log_end: as recovery or a clean close left them, all durable. epoch: the leader epoch
+        of new batches. on_disk: the directory is there."""
+        self.host, self.topic, self.topic_id, self.partition, self.config = host, topic, topic_id, partition, config
+        self.directory = host.layout.partition_dir(topic, partition)
+        self.slot = NO_SLOT
+        self.recovery_point = log_end  # everything below is synced
+        self.epochs = epochs if epochs is not None else LeaderEpochs()
+        self.epoch = max(epoch, self.epochs.latest)
+        self.deleted = False
+        self._group = host.group_for(config)
+        self._segments = SegmentSet(list(segments))
+        self._offsets = Offsets.at(log_start, log_end)
+        self._on_disk = on_disk
+        self._directory_dirty = False
+        self._lock = threading.Lock()
+        self._state_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<PartitionLog {self.topic}-{self.partition} {tuple(self._offsets)}>"
+
+    # -- offsets ----------------------------------------------------------------------------------------------------
+
+    @property
+    def offsets(self) -> Offsets:
+        """The four numbers, as of one moment."""
+        return self._offsets
+
+    @property
+    def log_start_offset(self) -> int:
+        return self._offsets.log_start
+
+    @property
+    def last_stable_offset(self) -> int:
+        return self._offsets.last_stable
+
+    @property
+    def high_watermark(self) -> int:
+        return self._offsets.high_watermark
+
+    @property
+    def log_end_offset(self) -> int:
+        return self._offsets.log_end
+
+    @property
+    def segments(self) -> tuple[SegmentEntry, ...]:
+        """The segments' numbers, ascending; opens nothing."""
+        return self._segments.entries
+
+    @property
+    def size(self) -> int:
+        """Bytes of data in all segments."""
+        return self._segments.size
+
+    def visible_end(self, isolation: IsolationLevel = READ_COMMITTED) -> int:
+        """The first offset that a reader does not see."""
+        offsets = self._offsets
+        return offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
+
+    # -- append -----------------------------------------------------------------------------------------------------
+
+    def append(self, batches: WriteableBuffer, *, from_outside: bool = False) -> Appended:
+        """Write a chunk of whole v2 batches; assign their offsets, consecutively.
+
+        batches: patched in place (offsets, epoch, log-append time); must not change until wait_durable has returned
+        for its next_offset. from_outside: CRC and records are checked first; a builder of our own needs no check.
+        Visible to readers, and durable, after wait_durable; under os and memory both at once on return.
+        Raises RecordTooLargeError, InvalidRecordError, CorruptBatchError (nothing happened), DiskFullError (nothing
+        happened, retry), StorageError, StoreReadOnlyError, StoreClosedError.
+        """
+        self.host.check_writable()
+        config = self.config
+        chunk = survey(batches, config.max_message_bytes)
+        now_ms = self.host.clock.wall_ms()
+        append_time = now_ms if config.message_timestamp_type == _LOG_APPEND_TIME else -1
+        if append_time < 0:
+            check_timestamps(chunk, config, now_ms)
+        with self._lock:
+            if self.deleted:
+                raise StoreReadOnlyError("the topic was deleted", topic=self.topic, partition=self.partition)
+            base_offset = self._offsets.log_end
+            segment = self._segment_for(len(memoryview(batches).cast("B")), chunk, now_ms)
+            if from_outside:
+                segment.check_append(batches, max_batch_bytes=config.max_message_bytes, walk=True)
+            self.host.open_segments.touch(segment)
+            position, next_offset = segment.append(batches, base_offset, self.epoch, append_time)
+            if self._group is None:
+                self._advance(next_offset, next_offset)
+            else:
+                self._advance(next_offset, None)
+                self._group.submit(
+                    self, segment, batches, position, base_offset, next_offset, self.epoch
+                )  # fmt: skip
+        return Appended(base_offset, next_offset, append_time)
+
+    def wait_durable(self, next_offset: int, timeout_s: float | None = None) -> None:
+        """Return once everything below next_offset is durable, as the topic's durability has it: at once under os and
+        memory. TimeoutExceededError: not yet; it may still become so. StorageError: the disk failed (R2)."""
+        group = self._group
+        if group is not None and self._offsets.high_watermark < next_offset:
+            group.wait(self, next_offset, timeout_s)
+
+    def advance_durable(self, next_offset: int) -> None:
+        """Everything below next_offset is durable now: readers may see it. Called by the commit round's leader."""
+        self._advance(None, next_offset)
+
+    def _advance(self, log_end: int | None, visible: int | None) -> None:
+        with self._state_lock:
+            offsets = self._offsets
+            if log_end is not None:
+                offsets = offsets.appended(log_end)
+            if visible is not None:
+                offsets = offsets.visible(visible)
+            self._offsets = offsets
+            # Under the lock: two publications must not overtake each other. Without a visible change nobody wakes.
+            if visible is not None:
+                self.host.publish(self, offsets)
+
+    # -- segments ---------------------------------------------------------------------------------------------------
+
+    def _segment_for(self, incoming: int, chunk: Chunk, now_ms: int) -> Segment:
+        """The segment that takes the next `incoming` bytes: the active one, or a new one after a roll."""
+        entry, config = self._segments.last, self.config
+        base = self._offsets.log_end
+        if entry is not None and not entry.sealed and entry.damage is None:
+            segment = entry.segment()
+            reason = roll_reason(
+                size=segment.size,
+                incoming=incoming,
+                base_offset=entry.base_offset,
+                last_offset=base + chunk.offsets - 1,
+                first_timestamp=segment.first_timestamp,
+                incoming_timestamp=chunk.max_timestamp,
+                created_ms=entry.created_ms,
+                now_ms=now_ms,
+                index_full=segment.index_full,
+                segment_bytes=config.segment_bytes,
+                segment_ms=config.segment_ms_effective,
+            )
+            if not reason:
+                self._begin_epoch(base)
+                return segment
+        self._begin_epoch(base)
+        return self._roll(base, now_ms)
+
+    def _begin_epoch(self, base: int) -> None:
+        """Note the leader epoch before its first batch is written."""
+        if self.epoch > self.epochs.latest:
+            self._make_directory()
+            epochs = LeaderEpochs(list(self.epochs.entries))
+            epochs.assign(self.epoch, base)
+            # A first epoch 0 from the first offset on is what a missing file means: no need to write it.
+            if epochs.entries != ((0, 0),):
+                self._write_epochs(epochs)
+            self.epochs = epochs
+
+    def _write_epochs(self, epochs: LeaderEpochs) -> None:
+        from mqcore.log.checkpoints import write_leader_epochs
+
+        write_leader_epochs(self.host.io, f"{self.directory}/{layout.LEADER_EPOCHS}", epochs)
+
+    def _make_directory(self) -> None:
+        """Make the partition's directory, at the first need. Its topic id is in it before any data is."""
+        if self._on_disk:
+            return
+        from mqcore.log.checkpoints import write_topic_id
+
+        io = self.host.io
+        if not layout.require_kind(self.directory, "dir"):
+            io.mkdir(self.directory)
+        write_topic_id(io, f"{self.directory}/{layout.PARTITION_METADATA}", self.topic_id)
+        if self.host.syncs(self.config):
+            io.sync_dir(self.host.layout.topics)
+        self._on_disk = True
+
+    def _roll(self, base: int, now_ms: int) -> Segment:
+        """Make the segment that begins at `base` the active one; the one before is sealed later."""
+        self._make_directory()
+        last = self._segments.last
+        if last is not None and last.base_offset == base:
+            return last.segment()  # empty: a roll that was never written to
+        segment = self.create_segment(base)
+        # Before data is written to it: a synced file whose name is lost is a lost file.
+        if self.host.syncs(self.config):
+            self.host.io.sync_dir(self.directory)
+        else:
+            self._directory_dirty = True
+        entry = SegmentEntry(
+            SegmentState(base, 0, base, -1, -1), self.open_segment, sealed=False, segment=segment, created_ms=now_ms
+        )
+        self._segments.add(entry)
+        if last is not None and not last.sealed:
+            self.host.seal_later(self)
+        return segment
+
+    def create_segment(self, base: int) -> Segment:
+        """Make the files of a new segment. On an error none of them is left."""
+        from mqcore._native.segment import Segment
+
+        config = self.config
+        try:
+            return Segment.create(
+                self.host.io,
+                self.directory,
+                base,
+                index_interval_bytes=config.index_interval_bytes,
+                index_max_bytes=config.segment_index_bytes,
+                segment_bytes=config.segment_bytes,
+                preallocate=config.preallocate,
+            )
+        except BaseException:
+            self.remove_files(base)
+            raise
+
+    def open_segment(self, state: SegmentState, *, writable: bool = True) -> Segment:
+        """The native handle of a segment that is there, with exactly the data that `state` says."""
+        from mqcore._native.segment import Segment
+
+        config = self.config
+        return Segment.open(
+            self.host.io,
+            self.directory,
+            state.base_offset,
+            size=state.size,
+            next_offset=state.next_offset,
+            writable=writable,
+            index_interval_bytes=config.index_interval_bytes,
+            index_max_bytes=config.segment_index_bytes,
+            segment_bytes=config.segment_bytes,
+            preallocate=config.preallocate,
+        )
+
+    def remove_files(self, base: int) -> None:
+        """Unlink the files of a segment, the log first: an index without a log is litter, the reverse a rebuild."""
+        for suffix in layout.SEGMENT_SUFFIXES:
+            path = f"{self.directory}/{layout.segment_name(base, suffix)}"
+            if layout.lstat_kind(path) == "file":
+                self.host.io.unlink(path)
+
+    def segments_snapshot(self) -> tuple[Segment, ...]:
+        """The native handles of all segments, ascending; opens them by need."""
+        return tuple(entry.segment() for entry in self._segments.entries)
+
+    def roll(self) -> None:
+        """Begin a new segment, if the active one holds anything."""
+        self.host.check_writable()
+        with self._lock:
+            last = self._segments.last
+            if last is not None and last.size:
+                self._begin_epoch(self._offsets.log_end)
+                self._roll(self._offsets.log_end, self.host.clock.wall_ms())
+
+    def seal_rolled(self) -> int:
+        """Seal the segments that were rolled: sync, trim, final index entries. How many there were. Runs beside
+        appends and reads. Raises StorageError; the segment is final then (R2)."""
+        sealed = 0
+        for entry in self._segments.entries[:-1]:
+            if not entry.sealed and entry.damage is None:
+                segment = entry.segment()
+                self.host.open_segments.touch(segment)
+                segment.seal()
+                entry.sealed = True
+                self.host.open_segments.forget(segment)
+                segment.release_fd()
+                sealed += 1
+        return sealed
+
+    def flush(self) -> int:
+        """Sync everything that is written; the offset below which all is durable now. Runs beside appends."""
+        entries = self._segments.entries
+        self.seal_rolled()
+        if not entries:
+            return self.recovery_point
+        active = entries[-1]
+        # What is appended after this line may or may not be covered: only what came before is claimed.
+        target = active.next_offset
+        if active.is_open and not active.sealed:
+            self.host.open_segments.touch(active.segment())
+            active.segment().flush()
+        if self._directory_dirty:
+            self._directory_dirty = False
+            self.host.io.sync_dir(self.directory)
+            self.host.io.sync_dir(self.host.layout.topics)
+        self.recovery_point = max(self.recovery_point, target)
+        return self.recovery_point
+
+    # -- read -------------------------------------------------------------------------------------------------------
+
+    def read(
+        self, offset: int, *, max_bytes: int = 1 << 20, isolation: IsolationLevel = READ_COMMITTED
+    ) -> Slice | None:
+        """Whole batches from the one that holds `offset` (or the next after it) on: at most max_bytes, but at least
+        one batch, and nothing at or past the visible end. None: nothing there yet.
+
+        Raises OffsetOutOfRangeError (below the log start or past the log end), CorruptBatchError (a damaged range:
+        seek past `next_offset` in its `where`), StorageError. Takes no lock.
+        """
+        for _ in range(3):
+            self.host.check_usable()
+            offsets = self._offsets
+            end = offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
+            if not offsets.log_start <= offset <= offsets.log_end:
+                raise OffsetOutOfRangeError(
+                    "offset out of range",
+                    topic=self.topic,
+                    partition=self.partition,
+                    offset=offset,
+                    log_start_offset=offsets.log_start,
+                    log_end_offset=offsets.log_end,
+                )
+            if offset >= end:
+                return None
+            try:
+                return self._read(offset, max_bytes, end)
+            except FileNotFoundError:
+                continue  # retention took a segment between our look at the set and its opening: look again
+            except CorruptBatchError as error:
+                raise self._placed(error, offset) from error
+        raise StorageError("segment files are missing", path=self.directory, offset=offset)
+
+    def _read(self, offset: int, max_bytes: int, end: int) -> Slice | None:
+        for entry in self._segments.from_offset(offset):
+            if entry.base_offset >= end:
+                return None
+            segment = entry.segment()
+            start = segment.lookup(offset)
+            if start < segment.size:
+                stop = segment.lookup_batch_ends(start, max_bytes, end)
+                if stop <= start:
+                    return None
+                mapping = segment.view(stop)
+                mapping.populate(start, stop)
+                return Slice(mapping, start, stop, entry.compacted)
+            if entry.damage is not None and offset < entry.damage.next_offset:
+                raise _damaged(self.directory, entry.damage)
+        return None
+
+    def _placed(self, error: CorruptBatchError, offset: int) -> CorruptBatchError:
+        """The same error, with topic, partition and offset."""
+        where = {"topic": self.topic, "partition": self.partition, "offset": offset} | {
+            name: value for name, value in error.where.items() if value is not None
+        }
+        return CorruptBatchError(error.what, hint=error.hint or "Run `mqcore log verify`", **where)
+
+    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
+        """(offset, timestamp) of the first visible record at or after timestamp_ms; None if there is none."""
+        from mqcore.log.reader import first_at_or_after
+
+        offsets = self._offsets
+        for entry in self._segments.entries:
+            if entry.max_timestamp < timestamp_ms or entry.next_offset <= offsets.log_start:
+                continue
+            candidate = entry.segment().lookup_time(timestamp_ms)
+            if candidate < 0:
+                continue
+            found = first_at_or_after(self, max(candidate, offsets.log_start), timestamp_ms)
+            if found is not None:
+                return found
+        return None
+
+    # -- removal ----------------------------------------------------------------------------------------------------
+
+    def delete_before(self, offset: int) -> None:
+        """Move the log start to `offset` and remove the segments that lie wholly below it. Views that readers hold
+        stay valid. OffsetOutOfRangeError: `offset` is past the last stable offset."""
+        self.host.check_writable()
+        with self._lock:
+            offsets = self._offsets
+            if not 0 <= offset <= offsets.last_stable:
+                raise OffsetOutOfRangeError(
+                    "cannot delete past the last stable offset",
+                    topic=self.topic,
+                    partition=self.partition,
+                    offset=offset,
+                    log_start_offset=offsets.log_start,
+                    log_end_offset=offsets.log_end,
+                )
+            if offset <= offsets.log_start:
+                return
+            last = self._segments.last
+            if last is not None and last.next_offset <= offset and last.size:
+                # The log end lives in the last segment's name: never remove the last one.
+                self._begin_epoch(offsets.log_end)
+                self._roll(offsets.log_end, self.host.clock.wall_ms())
+            with self._state_lock:
+                self._offsets = self._offsets.start_moved(offset)
+                self.host.publish(self, self._offsets)
+            self.host.log_start_moved(self)
+            self._drop_below(offset)
+
+    def _drop_below(self, offset: int) -> None:
+        entries = self._segments.entries
+        keep = 0
+        while keep + 1 < len(entries) and entries[keep + 1].base_offset <= offset:
+            keep += 1
+        if keep == 0:
+            return
+        self._segments.replace(entries[keep:])
+        for entry in entries[:keep]:
+            if entry.is_open:
+                self.host.open_segments.forget(entry.segment())
+            # Not closed: a reader may be in it. The handle goes with its last holder.
+            self.remove_files(entry.base_offset)
+
+    def close(self, *, write_indexes: bool) -> None:
+        """Close the segments' handles; views stay valid. write_indexes: for a clean close, after flush."""
+        for entry in self._segments.entries:
+            if entry.is_open:
+                if write_indexes and not entry.sealed:
+                    entry.segment().write_indexes()
+                self.host.open_segments.forget(entry.segment())
+                entry.close()
+
+
+def _damaged(directory: str, damage: Damage) -> CorruptBatchError:
+    return CorruptBatchError(
+        "damaged range",
+        hint="Seek to next_offset to go on behind it; `mqcore log repair` quarantines it",
+        path=f"{directory}/{layout.segment_name(damage.base_offset)}",
+        position=damage.position,
+        offset=damage.offset,
+        next_offset=damage.next_offset,
+    )

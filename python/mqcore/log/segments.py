@@ -1,0 +1,176 @@
+"""The segments of one partition: an ordered set with floor lookup, and the decision when to roll.
+
+Invariants:
+    1. Base offsets rise strictly, and each segment's next offset is at most the base of the one after it.
+    2. Only the last segment may be appended to, and only while it is not sealed.
+    3. The tuple of entries is replaced, never changed: a reader that took it walks it without a lock.
+    4. What is lazy is only the native handle: sizes and offsets of every segment are known without opening a file.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mqcore.errors import InvariantError
+from mqcore.log.checkpoints import Damage, SegmentState
+
+if TYPE_CHECKING:
+    from mqcore._native.segment import Segment
+
+OFFSET_DELTA_MAX = (1 << 31) - 1  # relative offsets in indexes are int32
+SEGMENT_BYTES_MAX = (1 << 31) - 1  # so are positions
+
+
+class SegmentEntry:
+    """One segment: its numbers, and its native handle once somebody needed it."""
+
+    __slots__ = ("_lock", "_opener", "_segment", "_state", "compacted", "created_ms", "damage", "sealed")
+
+    def __init__(
+        self,
+        state: SegmentState,
+        opener: Callable[[SegmentState], Segment],
+        *,
+        sealed: bool,
+        segment: Segment | None = None,
+        damage: Damage | None = None,
+        created_ms: int = 0,
+    ) -> None:
+        self._state, self._opener, self._segment = state, opener, segment
+        self.sealed = sealed  # synced, trimmed, indexes final
+        self.damage = damage  # what lies between this segment's valid end and the next segment
+        self.created_ms = created_ms  # for time-based roll of records without timestamps
+        self.compacted = False
+        self._lock = threading.Lock()
+
+    @property
+    def base_offset(self) -> int:
+        return self._state.base_offset
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return self._state.size if self._segment is None else self._segment.size
+
+    @property
+    def next_offset(self) -> int:
+        return self._state.next_offset if self._segment is None else self._segment.next_offset
+
+    @property
+    def max_timestamp(self) -> int:
+        """Largest timestamp in it (ms), -1 if none is known."""
+        return self._state.max_timestamp if self._segment is None else self._segment.max_timestamp
+
+    @property
+    def first_timestamp(self) -> int:
+        return self._state.first_timestamp if self._segment is None else self._segment.first_timestamp
+
+    @property
+    def is_open(self) -> bool:
+        return self._segment is not None
+
+    def segment(self) -> Segment:
+        """The native handle, opened now if need be. Raises StorageError, FileNotFoundError."""
+        segment = self._segment
+        if segment is None:
+            with self._lock:
+                segment = self._segment
+                if segment is None:
+                    segment = self._segment = self._opener(self._state)
+        return segment
+
+    def state(self) -> SegmentState:
+        """The numbers as they are now."""
+        segment = self._segment
+        if segment is None:
+            return self._state
+        return SegmentState(
+            segment.base_offset, segment.size, segment.next_offset, segment.max_timestamp, segment.first_timestamp
+        )
+
+    def close(self) -> None:
+        """Close the handle; views that readers hold stay valid (they own their mapping)."""
+        with self._lock:
+            segment, self._segment = self._segment, None
+            if segment is not None:
+                self._state = SegmentState(
+                    segment.base_offset, segment.size, segment.next_offset, segment.max_timestamp,
+                    segment.first_timestamp,
+                )  # fmt: skip
+                segment.close()
+
+
+class SegmentSet:
+    """All segments of a partition, ascending. Changed under the partition's lock, read without."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: list[SegmentEntry]) -> None:
+        self.entries: tuple[SegmentEntry, ...] = ()
+        self.replace(entries)
+
+    def replace(self, entries: list[SegmentEntry] | tuple[SegmentEntry, ...]) -> None:
+        """Make these the segments. InvariantError if they do not rise."""
+        bases = [entry.base_offset for entry in entries]
+        if any(a >= b for a, b in zip(bases, bases[1:], strict=False)):
+            raise InvariantError("segments do not rise", bases=bases[:20])
+        self.entries = tuple(entries)
+
+    def add(self, entry: SegmentEntry) -> None:
+        """Append the new active segment."""
+        self.replace((*self.entries, entry))
+
+    @property
+    def last(self) -> SegmentEntry | None:
+        return self.entries[-1] if self.entries else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of data in all segments."""
+        return sum(entry.size for entry in self.entries)
+
+    def from_offset(self, offset: int) -> tuple[SegmentEntry, ...]:
+        """The segment that may hold `offset` (the floor by base offset) and all after it. Without a lock: works on
+        one tuple whatever happens meanwhile."""
+        entries = self.entries
+        index = bisect_right(entries, offset, key=lambda entry: entry.base_offset)
+        return entries[max(0, index - 1) :]
+
+
+def roll_reason(
+    *,
+    size: int,
+    incoming: int,
+    base_offset: int,
+    last_offset: int,
+    first_timestamp: int,
+    incoming_timestamp: int,
+    created_ms: int,
+    now_ms: int,
+    index_full: bool,
+    segment_bytes: int,
+    segment_ms: int,
+) -> str:
+    """Why the active segment must not take the next chunk: "size", "offset", "index", "time", or "" if it may.
+
+    size, incoming: bytes in it and in the chunk. last_offset: of the chunk. first_timestamp: of the segment's first
+    batch, -1 if it has none (then its age counts from created_ms). Pure. An empty segment takes any chunk, or a chunk
+    larger than segment_bytes would roll for ever. Source: Kafka's LogSegment.shouldRoll.
+    """
+    if last_offset - base_offset > OFFSET_DELTA_MAX:
+        return "offset"
+    if size == 0:
+        return ""
+    if size + incoming > min(segment_bytes, SEGMENT_BYTES_MAX):
+        return "size"
+    if index_full:
+        return "index"
+    # By record time where both have one, so that a replayed history rolls as it did then.
+    if first_timestamp >= 0 and incoming_timestamp >= 0:
+        age = incoming_timestamp - first_timestamp
+    else:
+        age = now_ms - created_ms
+    return "time" if age > segment_ms else ""
