@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OFFSET_DELTA_MAX = (1 << 31) - 1  # relative offsets in indexes are int32
 SEGMENT_BYTES_MAX = (1 << 31) - 1  # so are positions
+UNKNOWN = -2  # a timestamp that only the open segment can tell
 
 
 class SegmentEntry:
@@ -62,11 +63,14 @@ class SegmentEntry:
     @property
     def max_timestamp(self) -> int:
         """Largest timestamp in it (ms), -1 if none is known."""
-        return self._state.max_timestamp if self._segment is None else self._segment.max_timestamp
+        known = self._state.max_timestamp
+        return known if self._segment is None and known != UNKNOWN else self.segment().max_timestamp
 
     @property
     def first_timestamp(self) -> int:
-        return self._state.first_timestamp if self._segment is None else self._segment.first_timestamp
+        """max_timestamp of the first batch (ms), -1 if none is known."""
+        known = self._state.first_timestamp
+        return known if self._segment is None and known != UNKNOWN else self.segment().first_timestamp
 
     @property
     def is_open(self) -> bool:
@@ -87,20 +91,21 @@ class SegmentEntry:
         segment = self._segment
         if segment is None:
             return self._state
-        return SegmentState(
-            segment.base_offset, segment.size, segment.next_offset, segment.max_timestamp, segment.first_timestamp
-        )
+        return _state_of(segment)
 
     def close(self) -> None:
         """Close the handle; views that readers hold stay valid (they own their mapping)."""
         with self._lock:
             segment, self._segment = self._segment, None
             if segment is not None:
-                self._state = SegmentState(
-                    segment.base_offset, segment.size, segment.next_offset, segment.max_timestamp,
-                    segment.first_timestamp,
-                )  # fmt: skip
+                self._state = _state_of(segment)
                 segment.close()
+
+
+def _state_of(segment: Segment) -> SegmentState:
+    return SegmentState(
+        segment.base_offset, segment.size, segment.next_offset, segment.max_timestamp, segment.first_timestamp
+    )
 
 
 class SegmentSet:
