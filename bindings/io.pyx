@@ -17,7 +17,7 @@ from io_c cimport *
 from status cimport MQ_EIO, MQ_OK, mq_error, mq_status, raise_status
 
 cdef extern from "<fcntl.h>":
-    const int O_RDONLY, O_RDWR, O_DIRECTORY
+    const int O_RDONLY, O_RDWR, O_WRONLY, O_CREAT, O_DIRECTORY
 
 cdef extern from "mqcore/status.h" nogil:
     mq_status mq_fail(mq_error *err, mq_status status, const char *path, uint64_t position, const char *what)
@@ -56,7 +56,7 @@ cdef class Io:
         """Capsule "mqcore.io" of the C table; valid while this object lives."""
         return PyCapsule_New(self._io, "mqcore.io", NULL)
 
-    def write_atomic(self, path, data, int mode=0o600):
+    def write_atomic(self, path, data, int mode=0o600, *, bint durable=True):
         cdef bytes name = _path(path)
         cdef const char *c_name = name
         cdef Py_buffer view
@@ -65,7 +65,8 @@ cdef class Io:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             with nogil:
-                status = mq_io_write_atomic(self._io, c_name, view.buf, <size_t>view.len, <mode_t>mode, True, &err)
+                status = mq_io_write_atomic(self._io, c_name, view.buf, <size_t>view.len, <mode_t>mode,
+                                             durable, &err)
         finally:
             PyBuffer_Release(&view)
         if status != MQ_OK:
@@ -99,6 +100,26 @@ cdef class Io:
         if status != MQ_OK:
             _raise(status, &err)
         return data if got == size else data[:got]
+
+    def write_at(self, path, data, position, int mode=0o600):
+        cdef bytes name = _path(path)
+        cdef const char *c_name = name
+        cdef uint64_t c_position = position
+        cdef Py_buffer view
+        cdef mq_error err
+        cdef mq_status status
+        cdef int fd = -1
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                status = mq_io_open(self._io, c_name, O_WRONLY | O_CREAT, <mode_t>mode, &fd, &err)
+                if status == MQ_OK:
+                    status = mq_io_write_all(self._io, fd, view.buf, <size_t>view.len, c_position, c_name, &err)
+                    mq_io_close(self._io, fd)
+        finally:
+            PyBuffer_Release(&view)
+        if status != MQ_OK:
+            _raise(status, &err)
 
     def mkdir(self, path, int mode=0o700):
         cdef bytes name = _path(path)

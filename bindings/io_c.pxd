@@ -21,6 +21,8 @@ cdef extern from "mqcore/io.h" nogil:
     void mq_io_close(mq_io *io, int fd)
     mq_status mq_io_read_some(mq_io *io, int fd, void *data, size_t size, uint64_t position, size_t *got,
                               const char *path, mq_error *err)
+    mq_status mq_io_write_all(mq_io *io, int fd, const void *data, size_t size, uint64_t position, const char *path,
+                              mq_error *err)
     mq_status mq_io_size(int fd, uint64_t *size, const char *path, mq_error *err)
     mq_status mq_io_resize(mq_io *io, int fd, uint64_t size, const char *path, mq_error *err)
     mq_status mq_io_sync_dir(mq_io *io, const char *path, mq_error *err)

@@ -16,14 +16,21 @@ class Io:
     """
 
     def __init__(self) -> None: ...
-    def write_atomic(self, path: _Path, data: ReadableBuffer, mode: int = 0o600) -> None:
+    def write_atomic(
+        self, path: _Path, data: ReadableBuffer, mode: int = 0o600, *, durable: bool = True
+    ) -> None:
         """Replace the file as a whole, durably: <path>.tmp, fsync, rename, fsync of the directory.
+
+        durable=False: without the two fsyncs; the caller syncs (sync_filesystem, many files at once).
 
         On an error the old content is still there, but for a failed fsync of the directory: then either may be.
         """
 
     def read_file(self, path: _Path, limit: int = 64 << 20) -> bytes:
         """The whole file. RecordTooLargeError: it has more than limit bytes (nothing is read then)."""
+
+    def write_at(self, path: _Path, data: ReadableBuffer, position: int, mode: int = 0o600) -> None:
+        """Write bytes at a position of a file, made if it is not there; durable after sync_file (and sync_dir)."""
 
     def mkdir(self, path: _Path, mode: int = 0o700) -> None:
         """Make one directory; durable after sync_dir of its parent."""
