@@ -1,0 +1,333 @@
+#include "mqcore/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "journal_internal.h"
+#include "mqcore/alloc.h"
+#include "mqcore/crc32c.h"
+#include "mqcore/wire.h"
+
+enum {
+    PARTS = 512, /* iovecs of one pwritev; the kernel takes 1024 */
+    /* From this mean record size on, a new file is only reserved: its first lap pays for the conversion of unwritten
+     * extents, which costs less than writing the file twice. Small records would each pay 30 to 90 us for it. */
+    PREWRITE_BELOW = 64 << 10
+};
+
+static const uint8_t zeros[256 << 10];
+
+void mq_journal_path(const mq_journal *j, uint32_t number, char path[MQ_JOURNAL_PATH])
+{
+    snprintf(path, MQ_JOURNAL_PATH, "%s/%05u.journal", j->directory, number);
+}
+
+void mq_journal_close(mq_journal *j)
+{
+    if (j == NULL)
+        return;
+    for (uint32_t i = 0; j->files != NULL && i < j->count; i++)
+        if (j->files[i].fd >= 0)
+            j->io->close(j->io, j->files[i].fd);
+    mq_free(j->files);
+    mq_free(j->head);
+    mq_free(j);
+}
+
+void mq_journal_stats(const mq_journal *j, mq_journal_stat *stat)
+{
+    memset(stat, 0, sizeof *stat);
+    stat->sequence = j->sequence;
+    stat->checkpointed = atomic_load(&j->checkpointed);
+    stat->recorded = j->recorded;
+    stat->missing = j->missing;
+    stat->missing_file = j->missing_file;
+    stat->missing_position = j->missing_position;
+    stat->failed = j->failed;
+    for (uint32_t i = 0; i < j->count; i++) {
+        const mq_ring_file *f = &j->files[i];
+        if (f->fd < 0)
+            continue;
+        stat->files++;
+        stat->capacity_bytes += f->size;
+        if (f->last > stat->checkpointed)
+            stat->live_bytes += f->end;
+    }
+}
+
+void mq_journal_set_checkpointed(mq_journal *j, uint64_t sequence)
+{
+    uint64_t old = atomic_load(&j->checkpointed);
+    while (old < sequence && !atomic_compare_exchange_weak(&j->checkpointed, &old, sequence)) {
+    }
+}
+
+/* splitmix64's finish: the caller's random number stirs each lap's salt. */
+static uint64_t mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* ---- files of the ring ---- */
+
+/* Give file `number` its full size, durably. Zeros or a reservation: see PREWRITE_BELOW. */
+static mq_status fill_file(mq_journal *j, uint32_t number, const char *path, mq_error *err)
+{
+    mq_ring_file *f = &j->files[number];
+    const uint64_t size = j->options.file_bytes;
+    const bool large = j->current >= 0 && j->lap_records > 0 &&
+                       j->files[j->current].end / j->lap_records >= PREWRITE_BELOW;
+    if (!large || j->io->fallocate(j->io, f->fd, 0, (off_t)size) != 0) {
+        for (uint64_t at = 0; at < size; at += sizeof zeros) {
+            const size_t length = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
+            if (mq_io_write_all(j->io, f->fd, zeros, length, at, path, err) != MQ_OK)
+                return MQ_EIO;
+        }
+    } else if (j->io->ftruncate(j->io, f->fd, (off_t)size) != 0) {
+        return mq_fail(err, MQ_EIO, path, 0, "cannot extend a journal file");
+    }
+    if (j->io->fsync(j->io, f->fd) != 0)
+        return mq_fail(err, MQ_EIO, path, 0, "cannot sync a new journal file");
+    f->size = size;
+    return MQ_OK;
+}
+
+/* Make the file of this number, or complete one that a crash left short. On an error it is gone again. */
+static mq_status make_file(mq_journal *j, uint32_t number, mq_error *err)
+{
+    mq_ring_file *f = &j->files[number];
+    char path[MQ_JOURNAL_PATH];
+    mq_journal_path(j, number, path);
+    if (f->fd < 0)
+        f->fd = j->io->open(j->io, path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (f->fd < 0)
+        return mq_fail(err, MQ_EIO, path, 0, "cannot create a journal file");
+    mq_status status = fill_file(j, number, path, err);
+    if (status == MQ_OK)
+        status = mq_io_sync_dir(j->io, j->directory, err);
+    if (status != MQ_OK) {
+        j->io->close(j->io, f->fd);
+        j->io->unlink(j->io, path);
+        memset(f, 0, sizeof *f);
+        f->fd = -1;
+    }
+    return status;
+}
+
+static mq_status write_record(mq_journal *j, const mq_journal_entry *entries, size_t count, uint32_t used,
+                              mq_error *err);
+
+/* Among the files that hold nothing past `upto`, the one that was left longest ago; -1: none. */
+static int64_t free_file(const mq_journal *j, uint64_t need, uint64_t upto)
+{
+    int64_t best = -1;
+    for (uint32_t i = 0; i < j->count; i++) {
+        const mq_ring_file *f = &j->files[i];
+        if (f->fd >= 0 && (int64_t)i != j->current && f->last <= upto && f->size >= need &&
+            (best < 0 || f->lap < j->files[best].lap))
+            best = i;
+    }
+    return best;
+}
+
+/* A number whose file is not there or was cut short while it was made, else the next one, else -1. */
+static int64_t new_file(const mq_journal *j, uint64_t need)
+{
+    for (uint32_t i = 0; i < j->count; i++) {
+        const mq_ring_file *f = &j->files[i];
+        if (f->fd < 0 || (f->size < need && f->last <= j->recorded && (int64_t)i != j->current))
+            return i;
+    }
+    return j->count < j->options.file_limit ? (int64_t)j->count : -1;
+}
+
+/* Begin a lap (I2): in a file that is free by the record, else in one that is free by now (recorded first: each file
+ * keeps a block for that), else in a new one. MQ_EFULL: none of these. */
+static mq_status enter_file(mq_journal *j, uint64_t need, mq_error *err)
+{
+    int64_t number = free_file(j, need, j->recorded);
+    if (number < 0 && j->current >= 0 && (number = free_file(j, need, atomic_load(&j->checkpointed))) >= 0 &&
+        write_record(j, NULL, 0, MQ_JOURNAL_HEADER, err) != MQ_OK)
+        return MQ_EIO;
+    if (number < 0) {
+        number = new_file(j, need);
+        if (number < 0)
+            return mq_fail(err, MQ_EFULL, j->directory, 0, "the journal is full");
+        if (number == (int64_t)j->count) {
+            j->files[number].fd = -1;
+            j->count++;
+        }
+        const mq_status status = make_file(j, (uint32_t)number, err);
+        if (status != MQ_OK)
+            return status;
+    }
+    mq_ring_file *f = &j->files[number];
+    f->first = f->last = f->end = 0;
+    f->lap = ++j->lap;
+    f->salt = j->next_salt;
+    j->next_salt = mix(j->next_salt ^ mix(j->options.salt + f->lap));
+    j->current = number;
+    j->lap_records = 0;
+    return MQ_OK;
+}
+
+/* ---- one record ---- */
+
+static void put_entry(uint8_t *p, const mq_journal_entry *e)
+{
+    memcpy(p, e->topic_id, 16);
+    mq_store_be32(p + 16, (uint32_t)e->partition);
+    mq_store_be32(p + 20, (uint32_t)e->leader_epoch);
+    mq_store_be64(p + 24, (uint64_t)e->segment_base);
+    mq_store_be64(p + 32, (uint64_t)e->position);
+    mq_store_be64(p + 40, (uint64_t)e->base_offset);
+    mq_store_be64(p + 48, (uint64_t)e->next_offset);
+    mq_store_be32(p + 56, e->size);
+    mq_store_be32(p + 60, 0);
+}
+
+static mq_status reserve_head(mq_journal *j, size_t count, mq_error *err)
+{
+    const size_t size = MQ_JOURNAL_HEADER + count * MQ_JOURNAL_ENTRY;
+    if (size <= j->head_capacity)
+        return MQ_OK;
+    uint8_t *grown = mq_realloc(j->head, size);
+    if (grown == NULL)
+        return mq_fail(err, MQ_ENOMEM, j->directory, 0, "no memory for a journal record");
+    j->head = grown;
+    j->head_capacity = size;
+    return MQ_OK;
+}
+
+/* Header and entries, and the checksum over them and the payloads. */
+static void build_head(mq_journal *j, const mq_journal_entry *entries, size_t count, uint32_t used,
+                       uint64_t checkpointed)
+{
+    uint8_t *p = j->head;
+    memset(p, 0, MQ_JOURNAL_HEADER);
+    mq_store_be32(p, MQ_JOURNAL_MAGIC);
+    mq_store_be16(p + 8, MQ_JOURNAL_VERSION);
+    mq_store_be32(p + 12, used);
+    memcpy(p + 16, j->options.store_id, 16);
+    mq_store_be64(p + 32, j->files[j->current].salt);
+    mq_store_be64(p + 40, j->sequence + 1);
+    mq_store_be64(p + 48, checkpointed);
+    mq_store_be64(p + 56, j->lap);
+    mq_store_be32(p + 64, (uint32_t)count);
+    mq_store_be64(p + 72, j->next_salt);
+    for (size_t i = 0; i < count; i++)
+        put_entry(p + MQ_JOURNAL_HEADER + i * MQ_JOURNAL_ENTRY, &entries[i]);
+    uint32_t crc = mq_crc32c(0, p + MQ_JOURNAL_CRC_START,
+                             MQ_JOURNAL_HEADER - MQ_JOURNAL_CRC_START + count * MQ_JOURNAL_ENTRY);
+    for (size_t i = 0; i < count; i++)
+        if (entries[i].size > 0)
+            crc = mq_crc32c(crc, entries[i].bytes, entries[i].size);
+    mq_store_be32(p + 4, crc);
+}
+
+/* pwritev until all is written; parts is changed. */
+static mq_status write_parts(mq_journal *j, int fd, struct iovec *parts, int count, uint64_t position)
+{
+    while (count > 0) {
+        const ssize_t n = j->io->pwritev(j->io, fd, parts, count, (off_t)position);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            errno = n == 0 ? EIO : errno;
+            return MQ_EIO;
+        }
+        position += (uint64_t)n;
+        size_t left = (size_t)n;
+        while (count > 0 && left >= parts->iov_len) {
+            left -= parts->iov_len;
+            parts++;
+            count--;
+        }
+        if (count > 0) {
+            parts->iov_base = (uint8_t *)parts->iov_base + left;
+            parts->iov_len -= left;
+        }
+    }
+    return MQ_OK;
+}
+
+/* Head, payloads, padding: one pwritev up to PARTS parts, more calls past that (still one record). */
+static mq_status put_parts(mq_journal *j, const mq_journal_entry *entries, size_t count, uint32_t used)
+{
+    const mq_ring_file *f = &j->files[j->current];
+    struct iovec parts[PARTS + 1];
+    uint64_t position = f->end, pending = MQ_JOURNAL_HEADER + count * MQ_JOURNAL_ENTRY;
+    int n = 1;
+    parts[0] = (struct iovec){j->head, (size_t)pending};
+    for (size_t i = 0; i < count; i++) {
+        if (entries[i].size == 0)
+            continue;
+        if (n == PARTS) {
+            if (write_parts(j, f->fd, parts, n, position) != MQ_OK)
+                return MQ_EIO;
+            position += pending;
+            pending = 0;
+            n = 0;
+        }
+        parts[n++] = (struct iovec){(void *)(uintptr_t)entries[i].bytes, entries[i].size};
+        pending += entries[i].size;
+    }
+    const uint64_t padding = mq_journal_padded(used) - used;
+    if (padding > 0)
+        parts[n++] = (struct iovec){(void *)(uintptr_t)zeros, (size_t)padding};
+    return write_parts(j, f->fd, parts, n, position);
+}
+
+/* One record at the end of the current file, which has room for it, made durable. */
+static mq_status write_record(mq_journal *j, const mq_journal_entry *entries, size_t count, uint32_t used,
+                              mq_error *err)
+{
+    mq_ring_file *f = &j->files[j->current];
+    const uint64_t checkpointed = atomic_load(&j->checkpointed);
+    build_head(j, entries, count, used, checkpointed);
+    if (put_parts(j, entries, count, used) != MQ_OK || j->io->fdatasync(j->io, f->fd) != 0) {
+        const int saved = errno;
+        char path[MQ_JOURNAL_PATH];
+        j->failed = true; /* I5: what lies on the disk is unknown from here on */
+        mq_journal_path(j, (uint32_t)j->current, path);
+        errno = saved;
+        return mq_fail(err, MQ_EIO, path, f->end, "cannot write the journal");
+    }
+    f->last = ++j->sequence;
+    if (f->first == 0)
+        f->first = f->last;
+    f->end += mq_journal_padded(used);
+    j->lap_records++;
+    j->recorded = checkpointed;
+    return MQ_OK;
+}
+
+mq_status mq_journal_write(mq_journal *j, const mq_journal_entry *entries, size_t count, uint64_t *sequence,
+                           mq_error *err)
+{
+    if (j->failed)
+        return mq_fail(err, MQ_ESTATE, j->directory, 0, "the journal failed before");
+    uint64_t used = MQ_JOURNAL_HEADER;
+    for (size_t i = 0; i < count; i++)
+        used += MQ_JOURNAL_ENTRY + (uint64_t)entries[i].size;
+    /* A block stays free at the end of each file, for the record that frees another one. */
+    const uint64_t need = mq_journal_padded(used) + MQ_JOURNAL_BLOCK;
+    if (used > MQ_JOURNAL_RECORD_BYTES_MAX || need > j->options.file_bytes)
+        return mq_fail(err, MQ_ETOOBIG, j->directory, 0, "a round is larger than a journal file");
+    if (reserve_head(j, count, err) != MQ_OK)
+        return MQ_ENOMEM;
+    if (j->current < 0 || j->files[j->current].end + need > j->files[j->current].size) {
+        const mq_status status = enter_file(j, need, err);
+        if (status != MQ_OK)
+            return status;
+    }
+    const mq_status status = write_record(j, entries, count, (uint32_t)used, err);
+    if (status == MQ_OK)
+        *sequence = j->sequence;
+    return status;
+}
