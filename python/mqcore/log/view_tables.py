@@ -1,0 +1,354 @@
+"""Where the views of a store keep their key-value pairs: one LMDB environment, or memory.
+
+Invariants:
+    1. A commit is one LMDB transaction, synced: the changes of all views and the positions they reached, or nothing.
+    2. No pair leaves here unchecked: each carries the CRC-32C of its key and value; one that fails raises Damaged.
+    3. Only a file that passed a check is handed to liblmdb, which follows page numbers blindly and takes the process
+       down over a flipped one (measured). What passes: the digest that a clean close left, or, without one, the walk
+       of `lmdb.verify`, which reads the file as bytes. What fails, or is too large to walk, is removed: it is rebuilt
+       from the logs.
+    4. One process opens the environment: the store's writer, under the store's lock. Readers fold the logs into memory
+       (`MemoryTables`). So no reader slot is ever left behind, and lock.mdb, made anew each time, is never believed.
+
+Layout of keys in the one unnamed LMDB database (its keys end at 511 bytes), numbers big-endian:
+    0x00 name              -> u32 number of the view
+    0x01 number            -> position: topic id (16), leader epoch i32, offset i64
+    0x02 number key        -> value
+    0x03 number blake3(key)-> u32 length, key, value         for keys over KEY_BYTES_MAX
+each value preceded by u32 crc32c(LMDB key, rest).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import blake3
+import lmdb
+
+from mqcore._native.crc32c import crc32c
+from mqcore.errors import DiskFullError, StorageError
+from mqcore.log import layout
+
+if TYPE_CHECKING:
+    from mqcore._native.io import Io
+
+try:  # py-lmdb 3 brings the walker; without it every unclean environment is rebuilt
+    from lmdb import verify as lmdb_verify
+except ImportError:  # pragma: no cover
+    lmdb_verify = None  # type: ignore[assignment]
+
+KEY_BYTES_MAX = 480  # + kind and number stays below LMDB's 511
+DATA, LOCK, CLEAN = "data.mdb", "lock.mdb", "clean"
+_DROP_CHUNK = 10_000  # pairs removed in one transaction: bounds LMDB's list of dirty pages
+_NAME, _POSITION, _PAIR, _LONG_PAIR = b"\0", b"\1", b"\2", b"\3"
+_U32, _POSITION_FORMAT = struct.Struct(">I"), struct.Struct(">16siq")
+# The wheel holds two liblmdb whose file formats differ: 0 is the 0.9 series. Older wheels hold only that one.
+_LIBRARY: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+
+
+class Damaged(Exception):
+    """A stored pair fails its check. Never leaves the package: its catcher rebuilds the view."""
+
+
+class Position(NamedTuple):
+    """How far into its log a view has come. offset: the next one to apply; leader_epoch: that of the record before."""
+
+    topic_id: uuid.UUID
+    leader_epoch: int
+    offset: int
+
+
+Changes = Mapping[bytes, bytes | None]
+"""{key: value}, None takes the key away."""
+
+
+class Tables(Protocol):
+    def get(self, view: str, key: bytes) -> bytes | None: ...
+    def items(self, view: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+    def position(self, view: str) -> Position | None: ...
+    def commit(self, views: Sequence[tuple[str, Changes, Position]]) -> None: ...
+    def drop(self, view: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class MemoryTables:
+    """Tables for `:memory:` stores, read-only opens and tests: gone when closed."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, dict[bytes, bytes]] = {}
+        self._positions: dict[str, Position] = {}
+
+    def get(self, view: str, key: bytes) -> bytes | None:
+        return self._pairs.get(view, {}).get(key)
+
+    def items(self, view: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return iter([pair for pair in self._pairs.get(view, {}).items() if pair[0].startswith(prefix)])
+
+    def position(self, view: str) -> Position | None:
+        return self._positions.get(view)
+
+    def commit(self, views: Sequence[tuple[str, Changes, Position]]) -> None:
+        for view, changes, position in views:
+            pairs = self._pairs.setdefault(view, {})
+            for key, value in changes.items():
+                if value is None:
+                    pairs.pop(key, None)
+                else:
+                    pairs[key] = value
+            self._positions[view] = position
+
+    def drop(self, view: str) -> None:
+        self._pairs.pop(view, None)
+        self._positions.pop(view, None)
+
+    def close(self) -> None:
+        self._pairs, self._positions = {}, {}
+
+
+class LmdbTables:
+    """Tables in STORE/views. Reads from any thread; commits and drops under the caller's lock."""
+
+    def __init__(self, io: Io, directory: str, *, map_bytes: int, verify_bytes: int) -> None:
+        """Open, or make, the environment of a directory that exists.
+
+        map_bytes: address space, fixed for the life of this object. verify_bytes: the largest file that is walked
+        after an unclean close. `dropped` says why what was there had to go, "" if it did not.
+        Raises StorageError, StoreFormatError (a link or directory in a file's place).
+        """
+        self._io, self._directory = io, directory
+        self.dropped = check_file(directory, verify_bytes)
+        self._remove(CLEAN, LOCK, *([DATA] if self.dropped else []))
+        self._env = self._open(map_bytes)
+        self._numbers: dict[str, bytes] = {}
+        try:
+            self._load_numbers()
+        except Damaged as damage:
+            self._env.close()
+            self.dropped = str(damage)
+            self._remove(LOCK, DATA)
+            self._env = self._open(map_bytes)
+
+    def _remove(self, *names: str) -> None:
+        removed = False
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self._io.unlink(os.path.join(self._directory, name))
+                removed = True
+        if removed:
+            # Before the first write: a mark of a clean close must not outlive a crash and vouch for later pages.
+            self._io.sync_dir(self._directory)
+
+    def _open(self, map_bytes: int) -> Any:
+        try:
+            # sync and metasync stay on: without them a power loss can leave a corrupt file, not just an old one.
+            return lmdb.open(self._directory, map_size=map_bytes, mode=0o600, readahead=False, **_LIBRARY)
+        except lmdb.Error as error:
+            raise _storage_error(error, self._directory) from error
+
+    def _load_numbers(self) -> None:
+        with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
+            found = cursor.set_range(_NAME)
+            while found and bytes(cursor.key()[:1]) == _NAME:
+                key = bytes(cursor.key())
+                self._numbers[key[1:].decode("utf-8", "replace")] = _checked(key, cursor.value())
+                found = cursor.next()
+
+    def _number(self, view: str) -> bytes | None:
+        return self._numbers.get(view)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def get(self, view: str, key: bytes) -> bytes | None:
+        number = self._number(view)
+        if number is None:
+            return None
+        stored_key = _stored_key(number, key)
+        with self._env.begin(buffers=True) as txn:
+            found = txn.get(stored_key)
+            return None if found is None else _unpack(stored_key, found)[1]
+
+    def items(self, view: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs whose key begins with prefix, short keys in order, long ones after them in none.
+
+        The read transaction lives as long as the iterator, and keeps pages from reuse: consume it at once.
+        """
+        number = self._number(view)
+        if number is None:
+            return
+        with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
+            for kind, start in ((_PAIR, prefix[:KEY_BYTES_MAX]), (_LONG_PAIR, b"")):
+                head = kind + number
+                found = cursor.set_range(head + start)
+                while found:
+                    stored_key = bytes(cursor.key())
+                    if not stored_key.startswith(head):
+                        break
+                    key, value = _unpack(stored_key, cursor.value())
+                    if key.startswith(prefix):
+                        yield key, value
+                    elif kind == _PAIR:
+                        break
+                    found = cursor.next()
+
+    def position(self, view: str) -> Position | None:
+        """Return how far the view has come, None if nowhere. Raises Damaged."""
+        number = self._number(view)
+        if number is None:
+            return None
+        key = _POSITION + number
+        with self._env.begin(buffers=True) as txn:
+            found = txn.get(key)
+            return None if found is None else _unpack_position(_checked(key, found))
+
+    def check(self) -> None:
+        """Check every pair there is. Raises Damaged at the first that fails."""
+        with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
+            for stored_key, found in cursor:
+                _unpack(bytes(stored_key), found)
+
+    # -- changing ---------------------------------------------------------------------------------------------------
+
+    def commit(self, views: Sequence[tuple[str, Changes, Position]]) -> None:
+        """Write the changes and positions of all views in one synced transaction.
+
+        Raises StorageError, DiskFullError: then nothing is changed.
+        """
+        numbers = dict(self._numbers)
+        try:
+            with self._env.begin(write=True) as txn:
+                for view, changes, position in views:
+                    number = numbers.get(view)
+                    if number is None:
+                        last = max((_U32.unpack(n)[0] for n in numbers.values()), default=0)
+                        numbers[view] = number = _U32.pack(last + 1)
+                        _put(txn, _NAME + view.encode(), number)
+                    for key, value in changes.items():
+                        stored_key = _stored_key(number, key)
+                        if value is None:
+                            txn.delete(stored_key)
+                        elif stored_key[:1] == _PAIR:
+                            _put(txn, stored_key, value)
+                        else:
+                            _put(txn, stored_key, _U32.pack(len(key)) + key + value)
+                    _put(txn, _POSITION + number, _POSITION_FORMAT.pack(position[0].bytes, *position[1:]))
+        except lmdb.Error as error:
+            raise _storage_error(error, self._directory) from error
+        self._numbers = numbers
+
+    def drop(self, view: str) -> None:
+        """Take a view away: its position in the first transaction, so that a crash half way leaves none believed."""
+        number = self._number(view)
+        if number is None:
+            return
+        try:
+            with self._env.begin(write=True) as txn:
+                txn.delete(_POSITION + number)
+            for kind in (_PAIR, _LONG_PAIR):
+                while self._drop_some(kind + number):
+                    pass
+        except lmdb.Error as error:
+            raise _storage_error(error, self._directory) from error
+
+    def _drop_some(self, head: bytes) -> bool:
+        with self._env.begin(write=True) as txn, txn.cursor() as cursor:
+            for _ in range(_DROP_CHUNK):
+                if not cursor.set_range(head) or not cursor.key().startswith(head):
+                    return False
+                cursor.delete()
+        return True
+
+    def close(self) -> None:
+        """Close, and leave the digest of the file that the next open checks. Raises StorageError."""
+        self._env.close()
+        digest, size = _digest(os.path.join(self._directory, DATA))
+        self._io.write_atomic(os.path.join(self._directory, CLEAN), f"blake3 {digest} {size}\n".encode())
+
+    def abandon(self) -> None:
+        """Close without a digest, as a crash leaves it (tests, and a close after a failed commit)."""
+        self._env.close()
+
+
+def check_file(directory: str, verify_bytes: int) -> str:
+    """Return why the environment must not be opened (invariant 3), "" if it may. Reads only."""
+    path = os.path.join(directory, DATA)
+    for name in (DATA, LOCK, CLEAN):
+        layout.require_kind(os.path.join(directory, name), "file")
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        return ""
+    try:
+        with open(os.path.join(directory, CLEAN), "rb") as file:
+            mark = file.read(200)
+    except FileNotFoundError:
+        mark = b""
+    try:
+        if mark:
+            digest, size = _digest(path)
+            return "" if mark == f"blake3 {digest} {size}\n".encode() else "the digest of the clean close differs"
+        if size == 0:
+            return "the file is empty"
+        if lmdb_verify is None or size > verify_bytes:
+            return f"not closed cleanly, and {size} bytes are too many to walk"
+        problems: list[str] = lmdb_verify.verify(directory)  # type: ignore[no-untyped-call]
+        return f"damaged: {problems[0]}" if problems else ""
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+    except Exception as error:  # the walker promises findings, not a taxonomy of exceptions; any of them means "no"
+        return f"damaged: {error}"
+
+
+def _digest(path: str) -> tuple[str, int]:
+    """Return (BLAKE3 in hex, size) of a file; read in pieces, never mapped: a bad sector is an error, not a SIGBUS."""
+    hasher, size = blake3.blake3(), 0
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
+            size += len(piece)
+    return hasher.hexdigest(), size
+
+
+def _stored_key(number: bytes, key: bytes) -> bytes:
+    if len(key) <= KEY_BYTES_MAX:
+        return _PAIR + number + key
+    return _LONG_PAIR + number + blake3.blake3(key).digest()
+
+
+def _put(txn: Any, stored_key: bytes, value: bytes) -> None:
+    txn.put(stored_key, _U32.pack(crc32c(value, crc32c(stored_key))) + value)
+
+
+def _checked(stored_key: bytes, found: Any) -> bytes:
+    """Return a stored value without its checksum. Raises Damaged."""
+    value = bytes(found[4:])
+    if len(found) < 4 or _U32.unpack(found[:4])[0] != crc32c(value, crc32c(stored_key)):
+        raise Damaged(f"a pair fails its checksum (key {stored_key[:40].hex()})")
+    return value
+
+
+def _unpack(stored_key: bytes, found: Any) -> tuple[bytes, bytes]:
+    value = _checked(stored_key, found)
+    if stored_key[:1] != _LONG_PAIR:
+        return stored_key[5:], value
+    end = 4 + _U32.unpack(value[:4])[0]  # the checksum has vouched for the lengths
+    return value[4:end], value[end:]
+
+
+def _unpack_position(value: bytes) -> Position:
+    topic_id, leader_epoch, offset = _POSITION_FORMAT.unpack(value)
+    return Position(uuid.UUID(bytes=topic_id), leader_epoch, offset)
+
+
+def _storage_error(error: lmdb.Error, path: str) -> Exception:
+    """Return ours for LMDB's: its message holds the system's reason as text."""
+    reason = str(error)
+    if isinstance(error, lmdb.DiskError) or "No space left" in reason:
+        return DiskFullError("no space left for the store's views", path=path)
+    if isinstance(error, lmdb.MapFullError):
+        return StorageError("the views have reached their size limit", hint="Raise view.map.bytes.", path=path)
+    return StorageError(f"the views cannot be used: {reason[:200]}", path=path)
