@@ -121,11 +121,14 @@ class LmdbTables:
         Raises StorageError, StoreFormatError (a link or directory in a file's place).
         """
         self._io, self._directory = io, directory
-        self.dropped = check_file(directory, verify_bytes)
+        self.dropped, vouched = check_file(directory, verify_bytes)
         self._remove(CLEAN, LOCK, *([DATA] if self.dropped else []))
         self._env = self._open(map_bytes)
         self._numbers: dict[str, bytes] = {}
         try:
+            if not vouched:
+                # The walk knows pages, not bytes: a flipped key sorts elsewhere, and would merely be missed.
+                self._check_pairs()
             self._load_numbers()
         except Damaged as damage:
             self._env.close()
@@ -205,7 +208,7 @@ class LmdbTables:
             found = txn.get(key)
             return None if found is None else _unpack_position(_checked(key, found))
 
-    def check(self) -> None:
+    def _check_pairs(self) -> None:
         """Check every pair there is. Raises Damaged at the first that fails."""
         with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
             for stored_key, found in cursor:
@@ -266,41 +269,49 @@ class LmdbTables:
         """Close, and leave the digest of the file that the next open checks. Raises StorageError."""
         self._env.close()
         digest, size = _digest(os.path.join(self._directory, DATA))
-        self._io.write_atomic(os.path.join(self._directory, CLEAN), f"blake3 {digest} {size}\n".encode())
+        self._io.write_atomic(os.path.join(self._directory, CLEAN), _format_mark(digest, size))
 
     def abandon(self) -> None:
         """Close without a digest, as a crash leaves it (tests, and a close after a failed commit)."""
         self._env.close()
 
 
-def check_file(directory: str, verify_bytes: int) -> str:
-    """Return why the environment must not be opened (invariant 3), "" if it may. Reads only."""
+def check_file(directory: str, verify_bytes: int) -> tuple[str, bool]:
+    """Return (why the environment must not be opened or "", whether a digest vouches for each byte). Reads only."""
     path = os.path.join(directory, DATA)
     for name in (DATA, LOCK, CLEAN):
         layout.require_kind(os.path.join(directory, name), "file")
     try:
         size = os.stat(path).st_size
-    except FileNotFoundError:
-        return ""
-    try:
-        with open(os.path.join(directory, CLEAN), "rb") as file:
-            mark = file.read(200)
-    except FileNotFoundError:
-        mark = b""
-    try:
+        mark = _read_mark(os.path.join(directory, CLEAN))
         if mark:
             digest, size = _digest(path)
-            return "" if mark == f"blake3 {digest} {size}\n".encode() else "the digest of the clean close differs"
+            same = mark == _format_mark(digest, size)
+            return ("", True) if same else ("the digest of the clean close differs", False)
         if size == 0:
-            return "the file is empty"
+            return "the file is empty", False
         if lmdb_verify is None or size > verify_bytes:
-            return f"not closed cleanly, and {size} bytes are too many to walk"
+            return f"not closed cleanly, and {size} bytes are too many to walk", False
         problems: list[str] = lmdb_verify.verify(directory)  # type: ignore[no-untyped-call]
-        return f"damaged: {problems[0]}" if problems else ""
+        return (f"damaged: {problems[0]}" if problems else ""), False
+    except FileNotFoundError:
+        return "", True
     except OSError as error:
-        return f"unreadable: {error.strerror}"
+        return f"unreadable: {error.strerror}", False
     except Exception as error:  # the walker promises findings, not a taxonomy of exceptions; any of them means "no"
-        return f"damaged: {error}"
+        return f"damaged: {error}", False
+
+
+def _read_mark(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(200)
+    except FileNotFoundError:
+        return b""
+
+
+def _format_mark(digest: str, size: int) -> bytes:
+    return f"blake3 {digest} {size}\n".encode()
 
 
 def _digest(path: str) -> tuple[str, int]:

@@ -6,6 +6,7 @@ import uuid
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mqcore.errors import InvalidTopicError, StoreFormatError
 from mqcore.log import layout
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mqcore.errors import StoreFormatError, StoreLockedError, StoreReadOnlyError
 from mqcore.log.lock import StoreLock
 

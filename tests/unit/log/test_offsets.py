@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mqcore.errors import InvariantError
 from mqcore.log.offsets import Offsets
 
