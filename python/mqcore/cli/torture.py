@@ -1,0 +1,62 @@
+"""mqcore torture: run a fault suite of mqcore.torture by name; thin, the attack and the checker live there."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from typing import Any
+
+import click
+
+from mqcore.cli.output import counting, print_json, show_facts, warn
+from mqcore.cli.stores import json_option
+
+# suite -> faults of a full run; each is mqcore.torture.<name with _>.run(seed, faults, progress) -> Report.
+SUITES = {
+    "kill": 1000,
+    "power": 12_000,
+    "io-errors": 3000,
+    "bit-flips": 200_000,
+    "oom": 500,
+    "fork-threads": 20,
+    "clock": 200,
+    "buffers": 10_000,
+    "mutants": 12,
+}
+
+
+@click.command()
+@click.argument("suite", type=click.Choice([*SUITES, "all"]))
+@click.option("--seed", type=click.IntRange(0), help="Same seed, same faults (default: random, and printed).")
+@click.option("--faults", type=click.IntRange(1), help="How many (default: a full run's count).")
+@json_option
+def torture(suite: str, seed: int | None, faults: int | None, as_json: bool) -> None:
+    """Attack a store with faults and check what it promised. Exit code 1 unless every promise held.
+
+    \b
+    A run without faults, or without an acknowledged record, is a failure too.
+    Example: mqcore torture kill --faults 60 --seed 7 --json
+    """
+    chosen = random.SystemRandom().randrange(1 << 31) if seed is None else seed
+    passed = True
+    for name in SUITES if suite == "all" else (suite,):
+        report = run_suite(name, chosen, faults or SUITES[name], quiet=as_json)
+        passed = passed and bool(report["passed"])
+        if as_json:
+            print_json(report)
+            continue
+        examples = report.pop("examples", [])
+        show_facts(report, as_json=False, title=f"torture {name}")
+        for sentence in examples:
+            warn(sentence)
+    if not passed:
+        raise click.exceptions.Exit(1)
+
+
+def run_suite(name: str, seed: int, faults: int, *, quiet: bool) -> dict[str, Any]:
+    """Run one suite; its report as JSON has it."""
+    module = importlib.import_module(f"mqcore.torture.{name.replace('-', '_')}")
+    with counting(f"torture {name}", total=faults, quiet=quiet) as counter:
+        report = module.run(seed, faults, lambda done: counter.advance(done - counter.count))
+    facts: dict[str, Any] = report.to_json()
+    return facts
