@@ -185,7 +185,7 @@ class Recovered:
 
     @property
     def kind(self) -> str:
-        """"clean", "torn" (the last batch is incomplete), "zeros" (only zero bytes follow) or "bad" (anything else)."""
+        """ "clean", "torn" (the last batch is incomplete), "zeros" (only zero bytes follow) or "bad" (anything else)."""
     @property
     def valid_size(self) -> int:
         """Bytes up to the end of the last good batch before the problem."""
