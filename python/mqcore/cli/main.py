@@ -98,7 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except MQError as error:
-        code = _fail(type(error).__name__, str(error), error.hint, error.where, as_json="--json" in args)
+        code = _fail(
+            type(error).__name__,
+            error.what if "--json" in args else str(error),
+            error.hint,
+            error.where,
+            as_json="--json" in args,
+        )
     except OSError as error:
         code = _fail(type(error).__name__, str(error), "", {"errno": error.errno}, as_json="--json" in args)
     sys.exit(code if isinstance(code, int) else 0)

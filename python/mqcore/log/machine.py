@@ -1,7 +1,7 @@
 """What a machine gives a store: processor, kernel, file system, cost of a sync, limits.
 
-Every probe is a function of its own that returns plain values and never raises: what cannot be found out is None. Probes
-that write do so in a new file that is removed again, on the file system of the store, never in the store itself.
+Every probe is a function of its own that returns plain values and never raises: what cannot be found out is None.
+Probes that write do so in a new file that is removed again, on the file system of the store.
 """
 
 from __future__ import annotations
