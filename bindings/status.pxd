@@ -23,6 +23,7 @@ cdef extern from "mqcore/status.h" nogil:
         char[120] what
         char[400] path
     const char *mq_status_name(mq_status status)
+    mq_status mq_fail(mq_error *err, mq_status status, const char *path, uint64_t position, const char *what)
 
 
 cdef inline int raise_status(mq_status status, mq_error *err) except -1:

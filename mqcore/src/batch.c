@@ -1,7 +1,7 @@
 #include "mqcore/batch.h"
 
 #include "mqcore/crc32c.h"
-#include "mqcore/wire.h"
+#include "mqcore/record.h"
 
 mq_status mq_batch_parse(const uint8_t *bytes, size_t size, uint32_t max_bytes, mq_batch *batch, mq_error *err)
 {
@@ -31,7 +31,7 @@ mq_status mq_batch_parse(const uint8_t *bytes, size_t size, uint32_t max_bytes, 
     batch->base_sequence = (int32_t)mq_load_be32(bytes + 53);
     batch->record_count = (int32_t)mq_load_be32(bytes + 57);
     if (batch->base_offset < 0 || batch->last_offset_delta < 0 ||
-        batch->base_offset > INT64_MAX - batch->last_offset_delta)
+        batch->base_offset >= INT64_MAX - batch->last_offset_delta)
         return mq_fail(err, MQ_ECORRUPT, NULL, 0, "base_offset or last_offset_delta is out of range");
     if (batch->record_count < 0 || (int64_t)batch->record_count > (int64_t)batch->last_offset_delta + 1)
         return mq_fail(err, MQ_ECORRUPT, NULL, 0, "record_count does not fit last_offset_delta");
@@ -48,59 +48,27 @@ mq_status mq_batch_check(const uint8_t *bytes, size_t size, uint32_t max_bytes, 
     return MQ_OK;
 }
 
-/* One header: key length >= 0 and bytes, value length >= -1 and bytes. */
-static void walk_headers(mq_wire *w, int32_t count)
-{
-    for (int32_t i = 0; i < count && !w->failed; i++) {
-        const int32_t key = mq_wire_varint(w);
-        if (key < 0 || !mq_wire_need(w, (size_t)key)) {
-            w->failed = true;
-            return;
-        }
-        w->at += key;
-        const int32_t value = mq_wire_varint(w);
-        if (value > 0 && mq_wire_need(w, (size_t)value))
-            w->at += value;
-        else if (value < -1)
-            w->failed = true;
-    }
-}
-
 mq_status mq_batch_walk(const uint8_t *bytes, const mq_batch *batch, mq_error *err)
 {
     if (batch->attributes & MQ_ATTR_CODEC)
         return mq_fail(err, MQ_EUNSUPPORTED, NULL, 0, "records are compressed: inflate before walking");
-    mq_wire w = mq_wire_of(bytes + MQ_BATCH_HEADER, batch->size - MQ_BATCH_HEADER);
+    const uint8_t *at = bytes + MQ_BATCH_HEADER;
+    const uint8_t *const end = bytes + batch->size;
+    const int32_t last_offset_delta = batch->last_offset_delta;
     int32_t last_delta = -1;
-    for (int32_t i = 0; i < batch->record_count; i++) {
-        const uint64_t at = (uint64_t)(w.at - bytes);
-        const int32_t length = mq_wire_varint(&w);
-        if (length < 0 || !mq_wire_need(&w, (size_t)length))
-            return mq_fail(err, MQ_ECORRUPT, NULL, at, "a record's length passes the end of its batch");
-        mq_wire r = mq_wire_of(w.at, (size_t)length);
-        mq_wire_u8(&r);
-        mq_wire_varlong(&r);
-        const int32_t delta = mq_wire_varint(&r);
-        for (int part = 0; part < 2; part++) { /* key, then value: -1 is null */
-            const int32_t size = mq_wire_varint(&r);
-            if (size > 0 && mq_wire_need(&r, (size_t)size))
-                r.at += size;
-            else if (size < -1)
-                r.failed = true;
-        }
-        const int32_t headers = mq_wire_varint(&r);
-        if (headers < 0 || headers > MQ_HEADERS_MAX)
-            return mq_fail(err, MQ_ECORRUPT, NULL, at, "a record's header count is out of range");
-        walk_headers(&r, headers);
-        if (r.failed || r.at != r.end)
-            return mq_fail(err, MQ_ECORRUPT, NULL, at, "a record's fields do not fill its length");
-        if (delta <= last_delta || delta > batch->last_offset_delta)
-            return mq_fail(err, MQ_ECORRUPT, NULL, at, "record offsets do not rise inside their batch");
-        last_delta = delta;
-        w.at += length;
+    for (int32_t left = batch->record_count; left > 0; left--) {
+        mq_record record;
+        if (MQ_UNLIKELY(!mq_record_parse(at, end, &record)))
+            return mq_fail(err, MQ_ECORRUPT, NULL, (uint64_t)(at - bytes),
+                           "a record's fields do not fill its length, or it passes the end of its batch");
+        if (MQ_UNLIKELY(record.offset_delta <= last_delta || record.offset_delta > last_offset_delta))
+            return mq_fail(err, MQ_ECORRUPT, NULL, (uint64_t)(at - bytes),
+                           "record offsets do not rise inside their batch");
+        last_delta = record.offset_delta;
+        at = record.end;
     }
-    if (w.at != w.end)
-        return mq_fail(err, MQ_ECORRUPT, NULL, (uint64_t)(w.at - bytes), "bytes follow a batch's last record");
+    if (at != end)
+        return mq_fail(err, MQ_ECORRUPT, NULL, (uint64_t)(at - bytes), "bytes follow a batch's last record");
     return MQ_OK;
 }
 

@@ -7,7 +7,7 @@
  * Invariants of an accepted batch:
  *   I1  size == 12 + batch_length, MQ_BATCH_HEADER <= size <= the limit given
  *   I2  crc covers bytes 21 .. size: base_offset and leader_epoch may be patched without touching it
- *   I3  0 <= last_offset_delta; base_offset >= 0 and base_offset + last_offset_delta fits int64
+ *   I3  0 <= last_offset_delta; base_offset >= 0, and the offset after the batch's last fits int64
  *   I4  record_count <= last_offset_delta + 1 (compaction leaves gaps); count >= 0, and 0 only after compaction */
 #ifndef MQCORE_BATCH_H
 #define MQCORE_BATCH_H

@@ -1,0 +1,79 @@
+/* Any bytes as a segment: sealed first, so that the fuzzer gets past the CRC. Nothing is read outside the range, the
+ * columns lie inside it, offsets rise, and the walk and the columns agree on which batch is sound. */
+#include <stdlib.h>
+
+#include "mqcore/batch_iter.h"
+#include "mqcore/wire.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void seal_all(uint8_t *bytes, size_t size)
+{
+    mq_batch b;
+    for (size_t at = 0; mq_batch_parse(bytes + at, size - at, MQ_BATCH_BYTES_MAX, &b, NULL) == MQ_OK; at += b.size)
+        mq_batch_seal(bytes + at, b.size);
+}
+
+static void check_columns(const uint8_t *bytes, size_t size, mq_run *run, mq_error *err)
+{
+    const size_t records = (size_t)run->records;
+    int64_t *words = malloc(records * 40 + 1);
+    if (words == NULL)
+        abort();
+    int64_t *offsets = words, *starts = words + 2 * records, *key_starts = words + 3 * records;
+    int32_t *lengths = (int32_t *)(words + 4 * records), *key_lengths = lengths + records;
+    const mq_columns columns = {offsets, words + records, starts, lengths};
+    const mq_status status = mq_run_columns(bytes, run, true, &columns, err);
+    if (run->count > 0 && (status == MQ_OK) != (run->records > 0))
+        abort();
+    if (status == MQ_OK && mq_run_keys(bytes, run, key_starts, key_lengths, err) != MQ_OK)
+        abort();
+    for (size_t i = 0; status == MQ_OK && i < run->records; i++) {
+        if (i > 0 && offsets[i] <= offsets[i - 1])
+            abort();
+        if (lengths[i] < -1 || starts[i] < 0 || (uint64_t)starts[i] + (uint64_t)(lengths[i] + (lengths[i] < 0)) > size)
+            abort();
+        if (key_lengths[i] < -1 || key_starts[i] + key_lengths[i] > starts[i])
+            abort();
+    }
+    mq_batch b;
+    for (size_t i = 0; status == MQ_OK && i < run->count; i++)
+        if (mq_batch_parse(bytes + run->spans[i].position, run->spans[i].size, MQ_BATCH_BYTES_MAX, &b, err) != MQ_OK ||
+            mq_batch_walk(bytes + run->spans[i].position, &b, err) != MQ_OK)
+            abort();
+    free(words);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 4)
+        return 0;
+    const uint8_t mode = data[0];
+    const mq_aborted aborted[] = {{0, data[1], data[1] + data[2]}, {data[3], 0, 100}};
+    size -= 4;
+    uint8_t *bytes = malloc(size > 0 ? size : 1);
+    if (bytes == NULL)
+        abort();
+    memcpy(bytes, data + 4, size);
+    seal_all(bytes, size);
+    mq_error err;
+    mq_run run;
+    const mq_run_options options = {.end = size,
+                                    .min_offset = mode & 1 ? data[1] : 0,
+                                    .max_records = mode & 2 ? data[2] : 1u << 20,
+                                    .first_offset = mode & 4 ? data[3] : -1,
+                                    .contiguous = (mode & 8) != 0,
+                                    .check_crc = true,
+                                    .aborted = aborted,
+                                    .aborted_count = mode & 16 ? 2 : 0};
+    if (mq_run_plan(bytes, &options, &run, &err) == MQ_OK)
+        check_columns(bytes, size, &run, &err);
+    mq_run_free(&run);
+    mq_scan_row rows[8];
+    size_t count;
+    uint64_t at = 0;
+    while (mq_scan(bytes, &at, size, MQ_BATCH_BYTES_MAX, true, rows, 8, &count, &err) == MQ_OK && count > 0)
+        continue;
+    free(bytes);
+    return 0;
+}
