@@ -80,8 +80,8 @@ static mq_status fill_file(mq_journal *j, uint32_t number, const char *path, mq_
 {
     mq_ring_file *f = &j->files[number];
     const uint64_t size = j->options.file_bytes;
-    const bool large = j->current >= 0 && j->lap_records > 0 &&
-                       j->files[j->current].end / j->lap_records >= PREWRITE_BELOW;
+    const bool large =
+        j->current >= 0 && j->lap_records > 0 && j->files[j->current].end / j->lap_records >= PREWRITE_BELOW;
     if (!large || j->io->fallocate(j->io, f->fd, 0, (off_t)size) != 0) {
         for (uint64_t at = 0; at < size; at += sizeof zeros) {
             const size_t length = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
@@ -222,8 +222,8 @@ static void build_head(mq_journal *j, const mq_journal_entry *entries, size_t co
     mq_store_be64(p + 72, j->next_salt);
     for (size_t i = 0; i < count; i++)
         put_entry(p + MQ_JOURNAL_HEADER + i * MQ_JOURNAL_ENTRY, &entries[i]);
-    uint32_t crc = mq_crc32c(0, p + MQ_JOURNAL_CRC_START,
-                             MQ_JOURNAL_HEADER - MQ_JOURNAL_CRC_START + count * MQ_JOURNAL_ENTRY);
+    uint32_t crc =
+        mq_crc32c(0, p + MQ_JOURNAL_CRC_START, MQ_JOURNAL_HEADER - MQ_JOURNAL_CRC_START + count * MQ_JOURNAL_ENTRY);
     for (size_t i = 0; i < count; i++)
         if (entries[i].size > 0)
             crc = mq_crc32c(crc, entries[i].bytes, entries[i].size);
@@ -310,8 +310,9 @@ static mq_status write_record(mq_journal *j, const mq_journal_entry *entries, si
 mq_status mq_journal_write(mq_journal *j, const mq_journal_entry *entries, size_t count, uint64_t *sequence,
                            mq_error *err)
 {
-    if (j->failed)
-        return mq_fail(err, MQ_ESTATE, j->directory, 0, "the journal failed before");
+    if (j->failed || j->options.read_only)
+        return mq_fail(err, MQ_ESTATE, j->directory, 0,
+                       j->failed ? "the journal failed before" : "the journal is open for reading");
     uint64_t used = MQ_JOURNAL_HEADER;
     for (size_t i = 0; i < count; i++)
         used += MQ_JOURNAL_ENTRY + (uint64_t)entries[i].size;

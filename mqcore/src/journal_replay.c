@@ -111,7 +111,8 @@ static mq_status open_file(mq_journal *j, uint32_t number, scratch *s, mq_error 
     mq_ring_file *f = &j->files[number];
     char path[MQ_JOURNAL_PATH];
     mq_journal_path(j, number, path);
-    f->fd = j->io->open(j->io, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0);
+    const int access = j->options.read_only ? O_RDONLY : O_RDWR;
+    f->fd = j->io->open(j->io, path, access | O_CLOEXEC | O_NOFOLLOW, 0);
     if (f->fd < 0)
         return errno == ENOENT ? MQ_OK : mq_fail(err, MQ_EIO, path, 0, "cannot open a journal file");
     uint64_t size = 0;
@@ -131,7 +132,8 @@ static mq_status open_file(mq_journal *j, uint32_t number, scratch *s, mq_error 
     return MQ_OK;
 }
 
-/* Damage inside the chain of f, now that the checkpoint is known (in a lap before it a torn re-entry looks the same). */
+/* Damage inside the chain of f, now that the checkpoint is known (in a lap before it a torn re-entry looks the same).
+ */
 static mq_status count_gaps(mq_journal *j, const mq_ring_file *f, scratch *s, mq_error *err)
 {
     if (load_file(j, (uint32_t)(f - j->files), s, err) != MQ_OK)
@@ -168,8 +170,8 @@ static mq_status find_hidden_lap(mq_journal *j, const mq_ring_file *before, scra
             return err->status;
         mq_journal_record r;
         size_t at = 0;
-        const size_t length = find_next(j, s->bytes, (size_t)f->size, before->next_salt, before->lap + 1,
-                                        before->last, &at, &r);
+        const size_t length =
+            find_next(j, s->bytes, (size_t)f->size, before->next_salt, before->lap + 1, before->last, &at, &r);
         if (length > 0) {
             follow_chain(j, f, s->bytes, (size_t)f->size, at + length, r);
             *out = f;
@@ -292,9 +294,8 @@ static mq_status load_record(mq_journal *j, const mq_ring_file *f, mq_journal_cu
         if (mq_io_read_all(j->io, f->fd, head, sizeof head, c->at, path, err) != MQ_OK)
             return err->status;
         const uint64_t length = mq_journal_padded(mq_load_be32(head + 12));
-        if (mq_load_be32(head) != MQ_JOURNAL_MAGIC || mq_load_be64(head + 32) != f->salt ||
-            length > f->size - c->at || mq_load_be32(head + 12) > MQ_JOURNAL_RECORD_BYTES_MAX ||
-            mq_load_be64(head + 40) <= c->sequence)
+        if (mq_load_be32(head) != MQ_JOURNAL_MAGIC || mq_load_be64(head + 32) != f->salt || length > f->size - c->at ||
+            mq_load_be32(head + 12) > MQ_JOURNAL_RECORD_BYTES_MAX || mq_load_be64(head + 40) <= c->sequence)
             continue; /* the damaged stretch that open counted */
         if (read_record(j, f, length, c, path, err) != MQ_OK)
             return err->status;

@@ -20,7 +20,9 @@ static uint32_t seed = 1;
 static mq_io *posix;
 
 /* What each sequence holds: `count` entries of `size` bytes made from the sequence and the entry's number. */
-static struct { uint32_t count, size; } model[MODEL];
+static struct {
+    uint32_t count, size;
+} model[MODEL];
 
 static uint32_t next_random(void)
 {
@@ -93,9 +95,14 @@ static mq_status write_round(mq_journal *j, uint32_t count, uint32_t size)
         /* a forced checkpoint record may take this sequence: the content says which one it was made for */
         bytes[i] = malloc(size > 0 ? size : 1);
         fill(bytes[i], size, sequence, i);
-        entries[i] = (mq_journal_entry){.partition = (int32_t)i, .leader_epoch = 3, .segment_base = 1000,
-                                        .position = (int64_t)sequence, .base_offset = (int64_t)sequence * 10,
-                                        .next_offset = (int64_t)sequence * 10 + 10, .bytes = bytes[i], .size = size};
+        entries[i] = (mq_journal_entry){.partition = (int32_t)i,
+                                        .leader_epoch = 3,
+                                        .segment_base = 1000,
+                                        .position = (int64_t)sequence,
+                                        .base_offset = (int64_t)sequence * 10,
+                                        .next_offset = (int64_t)sequence * 10 + 10,
+                                        .bytes = bytes[i],
+                                        .size = size};
         memcpy(entries[i].topic_id, "topic-id-0123456", 16);
     }
     uint64_t got = 0;

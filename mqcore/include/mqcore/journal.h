@@ -29,7 +29,7 @@
 #include "mqcore/limits.h"
 
 enum {
-    MQ_JOURNAL_BLOCK = 4096,      /* records start here: what a device writes at once, or a multiple of it */
+    MQ_JOURNAL_BLOCK = 4096, /* records start here: what a device writes at once, or a multiple of it */
     MQ_JOURNAL_HEADER = 80,
     MQ_JOURNAL_ENTRY = 64,
     MQ_JOURNAL_FILES_MAX = 1024,
@@ -44,6 +44,7 @@ typedef struct mq_journal_options {
     uint32_t file_bytes;    /* size of a new file; a multiple of MQ_JOURNAL_BLOCK */
     uint32_t file_limit;    /* files that the ring may grow to: 2 .. MQ_JOURNAL_FILES_MAX */
     uint32_t files_present; /* files with a number below this are looked for (a missing one is skipped) */
+    bool read_only;         /* for replay beside nobody: files are opened for reading, writes give MQ_ESTATE */
 } mq_journal_options;
 
 /* What one round did to one partition. In replay, bytes points into the cursor and lives until its next step. */
