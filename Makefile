@@ -25,11 +25,11 @@ export PYTHONDONTWRITEBYTECODE ?= 1
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 NATIVE := $(wildcard bindings/*.pyx bindings/*.pxd mqcore/src/*.c mqcore/include/mqcore/*.h)
-C_FILES := $(wildcard mqcore/src/*.c mqcore/include/mqcore/*.h mqcore/tests/*.c mqcore/tests/*.h mqcore/fuzz/*.c bench/callgrind/*.c)
+C_FILES := $(wildcard mqcore/src/*.c mqcore/include/mqcore/*.h mqcore/tests/*.c mqcore/tests/*.h mqcore/fuzz/*.c bench/callgrind/*.[ch])
 FUZZ_SECONDS ?= 10
 PYTEST_ARGS ?=
 
-.PHONY: help run build test lint format core-test fuzz callgrind callgrind-baseline pytest kafka-jars bench torture wheel clean
+.PHONY: help run build test lint format core-test fuzz callgrind callgrind-baseline pytest sanitize kafka-jars bench torture wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -50,6 +50,10 @@ $(INSTALLED): pyproject.toml setup.py | $(VENV)/bin/python
 
 $(BUILT): $(INSTALLED) $(NATIVE)
 	$(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+$(VENV)/.wheel: pyproject.toml | $(INSTALLED)
+	$(PIP) install --group wheel
 	@touch $@
 
 $(TOOLS): pyproject.toml | $(INSTALLED)
@@ -114,6 +118,9 @@ pytest: $(BUILT) $(TOOLS) kafka-jars ## all Python tests
 kafka-jars: ## Kafka's own tools and broker for the interop tests (JDK and Maven are installed where root)
 	@tests/compat/kafka/resolve.sh || [ -z "$(MQCORE_STRICT)" ]
 
+sanitize: $(BUILT) $(TOOLS) ## the unit tests of Python over modules built with ASan and UBSan (slow)
+	@tools/sanitize.sh $(PYTEST_ARGS)
+
 # ---- long runs -------------------------------------------------------------------------------------------------------
 
 bench: $(BUILT) $(TOOLS) ## every benchmark, absolute and as a ratio to this machine's limit
@@ -122,7 +129,7 @@ bench: $(BUILT) $(TOOLS) ## every benchmark, absolute and as a ratio to this mac
 torture: $(BUILT) $(TOOLS) ## every fault suite at its full count
 	$(VENV)/bin/mqcore torture all $(TORTURE_ARGS)
 
-wheel: $(BUILT) $(TOOLS) ## a manylinux wheel in dist/, built with zig and checked by auditwheel
+wheel: $(BUILT) $(VENV)/.wheel ## a manylinux wheel in dist/, built with zig and checked by auditwheel
 	$(PY) tools/build_wheel.py
 
 clean: ## remove what was built, not .venv

@@ -147,6 +147,12 @@ class TimeoutExceededError(RetriableError):
     kafka_code = 7  # REQUEST_TIMED_OUT
 
 
+class WindowFullError(RetriableError):
+    """A dedup window reached its memory cap; no id was lost (`where`: done, ids of this call that were set)."""
+
+    kafka_code = 89  # THROTTLING_QUOTA_EXCEEDED
+
+
 class MissingExtraError(FatalError):
     """An optional dependency is not installed; the hint names the extra."""
 

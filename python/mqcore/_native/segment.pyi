@@ -20,6 +20,9 @@ class Segment:
     raise StorageError (Linux marks the failed pages clean: a second fsync would prove nothing).
     """
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raises TypeError: create and open make segments."""
+
     @classmethod
     def create(
         cls,
@@ -136,7 +139,7 @@ class Segment:
         """
 
     def append_txn(self, producer_id: int, first_offset: int, last_offset: int, last_stable_offset: int) -> None:
-        """Add an aborted transaction to the .txnindex file (made at the first one; durable after seal or flush)."""
+        """Add an aborted transaction to the .txnindex file (made at the first one; durable after seal)."""
 
     def aborted(self, from_offset: int, to_offset: int) -> list[tuple[int, int, int, int]]:
         """Aborted transactions (producer id, first, last, last stable offset) that overlap [from_offset, to_offset).
@@ -165,6 +168,9 @@ class Segment:
 class Mapping:
     """Read-only bytes of a segment; memoryview(mapping) or numpy share them and keep them mapped."""
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raises TypeError: Segment.view makes mappings."""
+
     @property
     def size(self) -> int:
         """Bytes that may be read: the greatest `end` asked for so far. A buffer has the size of its making."""
@@ -177,7 +183,6 @@ class Mapping:
         """Bring bytes [start, end) into memory. StorageError (errno, position) for a bad sector or a truncated file:
         here, instead of a SIGBUS at the read.
         """
-    def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...
 
 class Recovered:

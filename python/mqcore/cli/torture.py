@@ -31,10 +31,10 @@ SUITES = {
 @click.option("--faults", type=click.IntRange(1), help="How many (default: a full run's count).")
 @json_option
 def torture(suite: str, seed: int | None, faults: int | None, as_json: bool) -> None:
-    """Attack a store with faults and check what it promised. Exit code 1 unless every promise held.
+    """Attack a store with faults and check what it promised.
 
     \b
-    A run without faults, or without an acknowledged record, is a failure too.
+    Exit code 1 unless every promise held. A run without faults, or without an acknowledged record, is a failure too.
     Example: mqcore torture kill --faults 60 --seed 7 --json
     """
     chosen = random.SystemRandom().randrange(1 << 31) if seed is None else seed

@@ -1,0 +1,356 @@
+#include "mqcore/segment_recover.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "mqcore/alloc.h"
+#include "mqcore/crc32c.h"
+#include "mqcore/header_walk.h"
+#include "mqcore/limits.h"
+#include "mqcore/segment_index.h"
+#include "mqcore/txn_index.h"
+
+/* Read in pieces that stay in the second-level cache: the checksum then finds them there. */
+#define READ_BYTES ((size_t)512 << 10)
+/* I4: a hostile file can look like a batch header at every byte; each candidate costs its length. */
+#define SEARCH_BUDGET ((uint64_t)8 << 30)
+
+/* A window on the file, or on all of the bytes in memory. */
+typedef struct source {
+    mq_io *io; /* NULL: memory */
+    int fd;
+    const char *path;
+    uint64_t size;
+    const uint8_t *bytes; /* of the window */
+    uint64_t at;
+    size_t have;
+    uint8_t *buffer;
+    size_t capacity;
+} source;
+
+typedef struct scan {
+    source src;
+    const mq_recover_options *options;
+    int64_t base_offset;
+    int64_t expected; /* next base offset; -1: any from base_offset on */
+    mq_segment_index index;
+    mq_index_progress progress;
+    mq_recovered *out;
+} scan;
+
+/* Make [position, position + need) readable; the caller asks for no byte past the end. NULL: err. */
+static const uint8_t *window(source *src, uint64_t position, size_t need, mq_status *status, mq_error *err)
+{
+    assert(position + need <= src->size);
+    if (position >= src->at && position - src->at + need <= src->have)
+        return src->bytes + (position - src->at);
+    if (need > src->capacity || src->capacity < READ_BYTES) {
+        const size_t capacity = need + READ_BYTES;
+        uint8_t *buffer = mq_realloc(src->buffer, capacity);
+        if (buffer == NULL) {
+            *status = mq_fail(err, MQ_ENOMEM, src->path, position, "no memory to read a batch");
+            return NULL;
+        }
+        src->bytes = src->buffer = buffer;
+        src->capacity = capacity;
+    }
+    size_t kept = 0;
+    if (position >= src->at && position < src->at + src->have) { /* the start of a batch that the window cut */
+        kept = (size_t)(src->at + src->have - position);
+        memmove(src->buffer, src->buffer + (position - src->at), kept);
+    }
+    size_t want = need - kept > READ_BYTES ? need - kept : READ_BYTES;
+    if (want > src->capacity - kept)
+        want = src->capacity - kept;
+    if (want > src->size - position - kept)
+        want = (size_t)(src->size - position - kept);
+    src->at = position;
+    src->have = 0;
+    *status = mq_io_read_all(src->io, src->fd, src->buffer + kept, want, position + kept, src->path, err);
+    if (*status != MQ_OK)
+        return NULL;
+    src->have = kept + want;
+    return src->buffer;
+}
+
+static mq_status only_zeros(source *src, uint64_t from, bool *zeros, mq_error *err)
+{
+    mq_status status = MQ_OK;
+    *zeros = true;
+    for (uint64_t at = from; at < src->size && *zeros;) {
+        const size_t part = src->size - at < 65536 ? (size_t)(src->size - at) : 65536;
+        const uint8_t *bytes = window(src, at, part, &status, err);
+        if (bytes == NULL)
+            return status;
+        *zeros = bytes[0] == 0 && memcmp(bytes, bytes + 1, part - 1) == 0;
+        at += part;
+    }
+    return MQ_OK;
+}
+
+/* Checksum of bytes in the file, piece by piece through a second window. */
+static mq_status crc_of(source *src, uint64_t at, uint64_t end, uint32_t *crc, mq_error *err)
+{
+    mq_status status = MQ_OK;
+    *crc = 0;
+    while (at < end) {
+        const size_t part = end - at < READ_BYTES ? (size_t)(end - at) : READ_BYTES;
+        const uint8_t *bytes = window(src, at, part, &status, err);
+        if (bytes == NULL)
+            return status;
+        *crc = mq_crc32c(*crc, bytes, part);
+        at += part;
+    }
+    return MQ_OK;
+}
+
+/* Whether a batch that can follow lies at `header` (its first bytes), and how long it is. */
+static bool plausible(const scan *s, const uint8_t *header, uint64_t left, mq_batch *batch)
+{
+    return mq_batch_parse(header, left, s->options->max_batch_bytes, batch, NULL) == MQ_OK &&
+           batch->base_offset >= s->out->next_offset && batch->base_offset >= s->base_offset &&
+           mq_batch_last_offset(batch) - s->base_offset <= MQ_OFFSET_DELTA_MAX;
+}
+
+/* Find a good batch behind the problem: then the problem is damage, and what follows was once written. */
+static mq_status search_after(scan *s, uint64_t from, mq_error *err)
+{
+    source *src = &s->src;
+    source second = *src; /* candidates are read beside the search */
+    second.buffer = NULL;
+    second.capacity = 0;
+    if (src->io != NULL)
+        second.have = 0;
+    mq_status status = MQ_OK;
+    uint64_t budget = SEARCH_BUDGET;
+    for (uint64_t at = from; s->out->valid_after < 0 && status == MQ_OK && src->size - at >= MQ_BATCH_HEADER;) {
+        const size_t part = src->size - at < READ_BYTES ? (size_t)(src->size - at) : READ_BYTES;
+        const uint8_t *bytes = window(src, at, part, &status, err);
+        if (bytes == NULL)
+            break;
+        const uint8_t *end = bytes + part - MQ_BATCH_HEADER + 17; /* magic of the last header that fits */
+        const uint8_t *magic = bytes + 16;
+        while ((magic = memchr(magic, 2, (size_t)(end - magic))) != NULL) {
+            const uint64_t position = at + (uint64_t)(magic - bytes) - 16;
+            mq_batch batch;
+            uint32_t crc;
+            if (plausible(s, magic - 16, src->size - position, &batch)) {
+                status = crc_of(&second, position + MQ_BATCH_CRC_START, position + batch.size, &crc, err);
+                const bool spent = budget < batch.size; /* not decided: damage is the answer that cuts nothing */
+                budget -= spent ? budget : batch.size;
+                if (status != MQ_OK || crc == batch.crc || spent) {
+                    s->out->valid_after = status == MQ_OK ? (int64_t)position : -1;
+                    break;
+                }
+            }
+            if (++magic == end)
+                break;
+        }
+        at += part - MQ_BATCH_HEADER + 1;
+    }
+    mq_free(second.buffer);
+    return status;
+}
+
+static mq_status report(scan *s, uint64_t position, mq_status why, const char *what, mq_error *err)
+{
+    mq_recovered *out = s->out;
+    out->problem_position = (int64_t)position;
+    out->end = why == MQ_ETRUNCATED ? MQ_END_TORN : MQ_END_BAD;
+    (void)snprintf(out->problem, sizeof out->problem, "%s", what);
+    bool zeros = false;
+    mq_status status = only_zeros(&s->src, position, &zeros, err);
+    if (status != MQ_OK)
+        return status;
+    if (zeros) {
+        out->end = MQ_END_ZEROS;
+        (void)snprintf(out->problem, sizeof out->problem, "only zero bytes follow");
+        return MQ_OK;
+    }
+    status = search_after(s, position + 1, err);
+    if (status == MQ_OK && out->valid_after >= 0)
+        out->end = MQ_END_BAD;
+    return status;
+}
+
+static const char *wrong_offset(const scan *s, const mq_batch *batch)
+{
+    if (batch->base_offset < s->base_offset || mq_batch_last_offset(batch) - s->base_offset > MQ_OFFSET_DELTA_MAX)
+        return "an offset outside its segment";
+    if (s->expected >= 0 && batch->base_offset < s->expected)
+        return "an offset that was used already";
+    if (!s->options->allow_gaps && batch->base_offset != (s->expected >= 0 ? s->expected : s->base_offset))
+        return "a gap in the offsets";
+    return NULL;
+}
+
+static mq_status accept(scan *s, const mq_batch *batch, uint64_t position, mq_error *err)
+{
+    const mq_status status = mq_segment_index_reserve(&s->index, batch->size, err);
+    if (status != MQ_OK)
+        return status;
+    mq_segment_index_add(&s->index, &s->progress, batch, position);
+    mq_segment_index_commit(&s->index, &s->progress);
+    s->expected = mq_batch_last_offset(batch) + 1;
+    s->out->next_offset = s->expected;
+    s->out->valid_bytes = position + batch->size;
+    s->out->last_leader_epoch = batch->leader_epoch;
+    return MQ_OK;
+}
+
+/* Headers up to from_position: for the index, and to know where offsets stand. *good: false, a problem is reported. */
+static mq_status walk_headers(scan *s, bool *good, mq_error *err)
+{
+    source *src = &s->src;
+    const uint64_t from = s->options->from_position;
+    mq_error why;
+    mq_status status;
+    mq_walk walk;
+    mq_walk_start(&walk, src->io, src->fd, src->path, 0, from);
+    while ((status = mq_walk_next(&walk, &why)) == MQ_OK) {
+        const char *wrong = walk.batch.base_offset < s->base_offset ||
+                                    walk.last_offset - s->base_offset > MQ_OFFSET_DELTA_MAX
+                                ? "an offset outside its segment"
+                                : NULL;
+        if (wrong != NULL) {
+            *good = false;
+            return report(s, walk.at, MQ_ECORRUPT, wrong, err);
+        }
+        if ((status = accept(s, &walk.batch, walk.at, err)) != MQ_OK)
+            return status;
+    }
+    *good = status == MQ_ENOTFOUND;
+    if (*good || status == MQ_EIO) {
+        if (!*good && err != NULL)
+            *err = why;
+        return *good ? MQ_OK : status;
+    }
+    return report(s, walk.position, MQ_ECORRUPT, why.what, err);
+}
+
+static mq_status scan_batches(scan *s, mq_error *err)
+{
+    source *src = &s->src;
+    mq_status status = MQ_OK;
+    for (uint64_t at = s->options->from_position; at < src->size;) {
+        const uint64_t left = src->size - at;
+        mq_batch batch;
+        mq_error why;
+        if (left < MQ_BATCH_HEADER)
+            return report(s, at, MQ_ETRUNCATED, "the file ends inside a batch header", err);
+        const uint8_t *bytes = window(src, at, MQ_BATCH_HEADER, &status, err);
+        if (bytes == NULL)
+            return status;
+        const mq_status parsed = mq_batch_parse(bytes, left, s->options->max_batch_bytes, &batch, &why);
+        if (parsed != MQ_OK)
+            return report(s, at, parsed, why.what, err);
+        bytes = window(src, at, batch.size, &status, err);
+        if (bytes == NULL)
+            return status;
+        if (mq_crc32c(0, bytes + MQ_BATCH_CRC_START, batch.size - MQ_BATCH_CRC_START) != batch.crc)
+            return report(s, at, MQ_ECRC, "batch checksum (CRC32C) does not match", err);
+        const char *wrong = wrong_offset(s, &batch);
+        if (wrong != NULL)
+            return report(s, at, MQ_ECORRUPT, wrong, err);
+        if ((status = accept(s, &batch, at, err)) != MQ_OK)
+            return status;
+        s->out->batches++;
+        s->out->records += (uint64_t)batch.record_count;
+        at += batch.size;
+    }
+    return MQ_OK;
+}
+
+static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *options, mq_recovered *out, mq_error *err)
+{
+    s->options = options;
+    s->base_offset = base_offset;
+    s->expected = -1;
+    s->out = out;
+    *out = (mq_recovered){
+        .file_bytes = s->src.size,
+        .next_offset = base_offset,
+        .last_leader_epoch = -1,
+        .problem_position = -1,
+        .valid_after = -1,
+    };
+    mq_segment_index_init(&s->index, base_offset, options->index_interval_bytes, options->index_max_bytes);
+    mq_index_progress_reset(&s->progress, base_offset);
+    if (options->from_position > s->src.size || s->src.size > MQ_SEGMENT_BYTES_MAX)
+        return mq_fail(err, MQ_EINVAL, s->src.path, s->src.size, "from_position or the file is out of range");
+    bool good = true;
+    mq_status status = MQ_OK;
+    if (options->from_position > 0 && s->src.io != NULL)
+        status = walk_headers(s, &good, err);
+    if (status == MQ_OK && good && options->from_offset >= 0) {
+        if (s->expected > options->from_offset) /* what the caller vouched for is not what lies there */
+            status = report(s, options->from_position, MQ_ECORRUPT, "offsets before from_position are too high", err);
+        else
+            s->expected = options->from_offset;
+    }
+    if (status == MQ_OK && out->problem_position < 0)
+        status = scan_batches(s, err);
+    out->max_timestamp = s->progress.max_timestamp;
+    out->offset_of_max_timestamp = s->progress.offset_of_max_timestamp;
+    return status;
+}
+
+static mq_status write_index(scan *s, const mq_index *index, const char *stem, const char *suffix, mq_error *err)
+{
+    char path[MQ_PATH_MAX];
+    const int length = snprintf(path, sizeof path, "%s%s", stem, suffix);
+    if (length < 0 || (size_t)length >= sizeof path)
+        return mq_fail(err, MQ_EINVAL, stem, 0, "the path is too long");
+    return mq_io_write_atomic(s->src.io, path, index->tail, (size_t)index->tail_count * index->entry_size, 0600,
+                              s->options->sync_indexes, err);
+}
+
+/* The index files of the valid part; aborted transactions whose marker is gone go, too. */
+static mq_status write_indexes(scan *s, const char *stem, mq_error *err)
+{
+    mq_status status = mq_segment_index_add_last(&s->index, &s->progress, err);
+    if (status != MQ_OK)
+        return status;
+    mq_segment_index_commit(&s->index, &s->progress);
+    status = write_index(s, &s->index.offsets, stem, ".index", err);
+    if (status == MQ_OK)
+        status = write_index(s, &s->index.times, stem, ".timeindex", err);
+    char path[MQ_PATH_MAX + sizeof ".txnindex"];
+    (void)snprintf(path, sizeof path, "%s.txnindex", stem);
+    return status != MQ_OK ? status : mq_txn_index_truncate(s->src.io, path, s->out->next_offset, err);
+}
+
+mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offset, const mq_recover_options *options,
+                             mq_recovered *recovered, mq_error *err)
+{
+    char stem[MQ_PATH_MAX];
+    char path[MQ_PATH_MAX + sizeof ".log"];
+    const int length = snprintf(stem, sizeof stem, "%s/%020lld", directory, (long long)base_offset);
+    if (base_offset < 0 || length < 0 || (size_t)length + sizeof ".timeindex.tmp" >= sizeof stem)
+        return mq_fail(err, MQ_EINVAL, directory, 0, "base_offset is negative, or the path too long");
+    (void)snprintf(path, sizeof path, "%s.log", stem);
+    scan s = {.src = {.io = io, .path = path}};
+    mq_status status = mq_io_open(io, path, O_RDONLY, 0, &s.src.fd, err);
+    if (status != MQ_OK)
+        return status;
+    status = mq_io_size(s.src.fd, &s.src.size, path, err);
+    if (status == MQ_OK)
+        status = run(&s, base_offset, options, recovered, err);
+    if (status == MQ_OK && options->write_indexes)
+        status = write_indexes(&s, stem, err);
+    mq_io_close(io, s.src.fd);
+    mq_free(s.src.buffer);
+    mq_segment_index_free(&s.index);
+    return status;
+}
+
+mq_status mq_recover_bytes(const uint8_t *bytes, size_t size, int64_t base_offset, const mq_recover_options *options,
+                           mq_recovered *recovered, mq_error *err)
+{
+    scan s = {.src = {.fd = -1, .size = size, .bytes = bytes, .have = size}};
+    const mq_status status = run(&s, base_offset, options, recovered, err);
+    mq_segment_index_free(&s.index);
+    return status;
+}
