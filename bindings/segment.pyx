@@ -393,7 +393,7 @@ cdef class Recovered:
 
 
 def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from_offset=-1, max_batch_bytes,
-            bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True):
+            bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True, bint write_indexes=True):
     cdef mq_recover_options options
     cdef mq_recovered found
     cdef bytes name = _path(directory)
@@ -408,7 +408,7 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     options.allow_gaps = allow_gaps
     options.index_interval_bytes = index_interval_bytes
     options.index_max_bytes = index_max_bytes
-    options.write_indexes = True
+    options.write_indexes = write_indexes
     options.sync_indexes = sync_indexes
     with nogil:
         status = mq_segment_recover(table, c_name, base_offset, &options, &found, &err)

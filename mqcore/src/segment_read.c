@@ -142,7 +142,8 @@ static mq_status walk_ends(mq_walk *walk, bool stepped, uint64_t start, uint64_t
             break;
         *end = walk->position;
         *next = walk->last_offset + 1;
-        if (walk->position - start >= max_bytes)
+        /* Not a byte past the limit is looked at: beside a writer it may be half written (a reader's case). */
+        if (walk->position - start >= max_bytes || *next >= limit_offset)
             break;
     }
     if (*end < walk->at) /* the first batch after a skip did not fit: what was skipped did */

@@ -235,8 +235,9 @@ def recover(
     index_interval_bytes: int = 4096,
     index_max_bytes: int = 10 << 20,
     sync_indexes: bool = True,
+    write_indexes: bool = True,
 ) -> Recovered:
-    """Check a segment's .log file and rebuild its index files for the valid part.
+    """Check a segment's .log file and rebuild its index files for the valid part (write_indexes=False: write nothing).
 
     From from_position (a batch's first byte, whose base offset is from_offset; -1: unknown) on every header, CRC and,
     unless allow_gaps, the continuity of offsets is checked; before it only headers are read, for the index. The .log

@@ -406,6 +406,17 @@ class GroupCommit:
             thread.join()
             self._flusher = None
 
+    def abandon(self) -> None:
+        """Let go as a crash does: nothing pending is written, nothing is checkpointed. Idempotent."""
+        with self._flusher_lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._queue.close()
+        self._stop_flusher()
+        if self._journal is not None:
+            self._journal.close()
+
     def close(self) -> None:
         """Write what is pending, checkpoint, stop the flusher. Idempotent. Raises StorageError, after closing."""
         with self._flusher_lock:

@@ -11,7 +11,6 @@ and is taken last, by the leader of a commit round too, which must not wait for 
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -19,16 +18,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from mqcore.config.topic import TopicConfig
 from mqcore.errors import (
     CorruptBatchError,
-    InvalidRecordError,
     OffsetOutOfRangeError,
-    RecordTooLargeError,
     StorageError,
-    StoreReadOnlyError,
+    UnknownTopicError,
 )
 from mqcore.log import layout
+from mqcore.log.admission import Chunk, check_timestamps, survey
 from mqcore.log.checkpoints import Damage, SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.offsets import Offsets
+from mqcore.log.partition_dir import PartitionDirectory
 from mqcore.log.segments import SegmentEntry, SegmentSet, roll_reason
 from mqcore.types import IsolationLevel
 
@@ -46,10 +45,6 @@ if TYPE_CHECKING:
 READ_COMMITTED = IsolationLevel.READ_COMMITTED
 NO_SLOT = -1
 _LOG_APPEND_TIME = "LogAppendTime"
-# base_offset, batch_length, leader_epoch, magic, crc, attributes, last_offset_delta, base_timestamp, max_timestamp
-_HEADER = struct.Struct(">qiibIHiqq")
-_BATCH_HEADER_BYTES = 61
-_BATCH_OVERHEAD = 12  # base offset and length: not counted in the length
 
 
 class Appended(NamedTuple):
@@ -100,59 +95,6 @@ class PartitionHost(Protocol):
         """Make the new log start durable: files below it go next."""
 
 
-class Chunk(NamedTuple):
-    """What the headers of a chunk of batches say."""
-
-    offsets: int  # how many it takes
-    base_timestamp: int  # least base timestamp, -1 if none
-    max_timestamp: int
-
-
-def survey(batches: WriteableBuffer, batch_bytes_max: int) -> Chunk:
-    """Walk the headers of whole v2 batches back to back. RecordTooLargeError: a batch over batch_bytes_max bytes.
-    CorruptBatchError: not whole v2 batches. The CRC is not computed."""
-    view = memoryview(batches).cast("B")
-    size, at, offsets, least, largest = len(view), 0, 0, -1, -1
-    while at < size:
-        if size - at < _BATCH_HEADER_BYTES:
-            raise CorruptBatchError("the chunk ends inside a batch header", position=at)
-        _, length, _, magic, _, _, delta, base_timestamp, max_timestamp = _HEADER.unpack_from(view, at)
-        whole = length + _BATCH_OVERHEAD
-        if magic != 2 or whole < _BATCH_HEADER_BYTES or whole > size - at or delta < 0:
-            raise CorruptBatchError("the chunk is not made of whole v2 batches", position=at)
-        if whole > batch_bytes_max:
-            raise RecordTooLargeError(
-                "record batch over max.message.bytes", hint="Raise max.message.bytes", size=whole, limit=batch_bytes_max
-            )
-        offsets += delta + 1
-        least = base_timestamp if at == 0 else min(least, base_timestamp)
-        largest = max(largest, max_timestamp)
-        at += whole
-    if at == 0:
-        raise ValueError("batches is empty")
-    return Chunk(offsets, least, largest)
-
-
-def check_timestamps(chunk: Chunk, config: TopicConfig, now_ms: int) -> None:
-    """InvalidRecordError for create times outside the topic's bounds; -1 (no timestamp) passes. KIP-937."""
-    if chunk.base_timestamp < -1:
-        raise InvalidRecordError("negative timestamp", timestamp_ms=chunk.base_timestamp)
-    if chunk.max_timestamp > now_ms + config.message_timestamp_after_max_ms:
-        raise InvalidRecordError(
-            "timestamp too far in the future",
-            hint="message.timestamp.after.max.ms bounds it; use LogAppendTime if producers' clocks are wrong",
-            timestamp_ms=chunk.max_timestamp,
-            now_ms=now_ms,
-        )
-    if -1 < chunk.base_timestamp < now_ms - config.message_timestamp_before_max_ms:
-        raise InvalidRecordError(
-            "timestamp too far in the past",
-            hint="message.timestamp.before.max.ms bounds it",
-            timestamp_ms=chunk.base_timestamp,
-            now_ms=now_ms,
-        )
-
-
 class PartitionLog:
     """One partition of an open store. Made by LogStore only; any number of threads may use it."""
 
@@ -164,32 +106,40 @@ class PartitionLog:
         partition: int,
         config: TopicConfig,
         *,
-        segments: Sequence[SegmentEntry] = (),
         log_start: int = 0,
         log_end: int = 0,
         epochs: LeaderEpochs | None = None,
         epoch: int = 0,
         on_disk: bool = False,
     ) -> None:
-        """segments, log_start, log_end: as recovery or a clean close left them, all durable. epoch: the leader epoch
-        of new batches. on_disk: the directory is there."""
+        """log_start, log_end: as recovery or a clean close left them, all durable. epoch: the leader epoch of new
+        batches. on_disk: the directory is there. take_segments comes next."""
         self.host, self.topic, self.topic_id, self.partition, self.config = host, topic, topic_id, partition, config
         self.directory = host.layout.partition_dir(topic, partition)
+        self._dir = PartitionDirectory(host.io, self.directory, topic_id, there=on_disk)
         self.slot = NO_SLOT
         self.recovery_point = log_end  # everything below is synced
         self.epochs = epochs if epochs is not None else LeaderEpochs()
         self.epoch = max(epoch, self.epochs.latest)
         self.deleted = False
+        self.written = False  # since the open
         self._group = host.group_for(config)
-        self._segments = SegmentSet(list(segments))
+        self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
-        self._on_disk = on_disk
-        self._directory_dirty = False
         self._lock = threading.Lock()
         self._state_lock = threading.Lock()
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether its directory is there."""
+        return self._dir.there
+
     def __repr__(self) -> str:
         return f"<PartitionLog {self.topic}-{self.partition} {tuple(self._offsets)}>"
+
+    def take_segments(self, entries: Sequence[SegmentEntry]) -> None:
+        """The segments that are there. Once, before anybody else has the log."""
+        self._segments.replace(tuple(entries))
 
     # -- offsets ----------------------------------------------------------------------------------------------------
 
@@ -200,19 +150,24 @@ class PartitionLog:
 
     @property
     def log_start_offset(self) -> int:
-        return self._offsets.log_start
+        return self.offsets.log_start
 
     @property
     def last_stable_offset(self) -> int:
-        return self._offsets.last_stable
+        return self.offsets.last_stable
 
     @property
     def high_watermark(self) -> int:
-        return self._offsets.high_watermark
+        return self.offsets.high_watermark
 
     @property
     def log_end_offset(self) -> int:
-        return self._offsets.log_end
+        return self.offsets.log_end
+
+    def epoch_of(self, offset: int) -> int:
+        """The leader epoch that the record at `offset` was written in; -1 for an offset below 0."""
+        # A missing first entry means epoch 0 from the start on: see _begin_epoch.
+        return max(0, self.epochs.epoch_of(offset)) if offset >= 0 else -1
 
     @property
     def segments(self) -> tuple[SegmentEntry, ...]:
@@ -226,7 +181,7 @@ class PartitionLog:
 
     def visible_end(self, isolation: IsolationLevel = READ_COMMITTED) -> int:
         """The first offset that a reader does not see."""
-        offsets = self._offsets
+        offsets = self.offsets
         return offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
 
     # -- append -----------------------------------------------------------------------------------------------------
@@ -248,13 +203,13 @@ class PartitionLog:
         if append_time < 0:
             check_timestamps(chunk, config, now_ms)
         with self._lock:
-            if self.deleted:
-                raise StoreReadOnlyError("the topic was deleted", topic=self.topic, partition=self.partition)
+            self._check_there()
             base_offset = self._offsets.log_end
             segment = self._segment_for(len(memoryview(batches).cast("B")), chunk, now_ms)
             if from_outside:
                 segment.check_append(batches, max_batch_bytes=config.max_message_bytes, walk=True)
             self.host.open_segments.touch(segment)
+            self.written = True
             position, next_offset = segment.append(batches, base_offset, self.epoch, append_time)
             if self._group is None:
                 self._advance(next_offset, next_offset)
@@ -275,6 +230,10 @@ class PartitionLog:
     def advance_durable(self, next_offset: int) -> None:
         """Everything below next_offset is durable now: readers may see it. Called by the commit round's leader."""
         self._advance(None, next_offset)
+
+    def _check_there(self) -> None:
+        if self.deleted:
+            raise UnknownTopicError("the topic was deleted", topic=self.topic, partition=self.partition)
 
     def _advance(self, log_end: int | None, visible: int | None) -> None:
         with self._state_lock:
@@ -318,45 +277,20 @@ class PartitionLog:
     def _begin_epoch(self, base: int) -> None:
         """Note the leader epoch before its first batch is written."""
         if self.epoch > self.epochs.latest:
-            self._make_directory()
+            self._dir.make(sync=self.host.syncs(self.config))
             epochs = LeaderEpochs(list(self.epochs.entries))
             epochs.assign(self.epoch, base)
-            # A first epoch 0 from the first offset on is what a missing file means: no need to write it.
-            if epochs.entries != ((0, 0),):
-                self._write_epochs(epochs)
+            self._dir.write_epochs(epochs)
             self.epochs = epochs
-
-    def _write_epochs(self, epochs: LeaderEpochs) -> None:
-        from mqcore.log.checkpoints import write_leader_epochs
-
-        write_leader_epochs(self.host.io, f"{self.directory}/{layout.LEADER_EPOCHS}", epochs)
-
-    def _make_directory(self) -> None:
-        """Make the partition's directory, at the first need. Its topic id is in it before any data is."""
-        if self._on_disk:
-            return
-        from mqcore.log.checkpoints import write_topic_id
-
-        io = self.host.io
-        if not layout.require_kind(self.directory, "dir"):
-            io.mkdir(self.directory)
-        write_topic_id(io, f"{self.directory}/{layout.PARTITION_METADATA}", self.topic_id)
-        if self.host.syncs(self.config):
-            io.sync_dir(self.host.layout.topics)
-        self._on_disk = True
 
     def _roll(self, base: int, now_ms: int) -> Segment:
         """Make the segment that begins at `base` the active one; the one before is sealed later."""
-        self._make_directory()
         last = self._segments.last
         if last is not None and last.base_offset == base:
             return last.segment()  # empty: a roll that was never written to
-        segment = self.create_segment(base)
-        # Before data is written to it: a synced file whose name is lost is a lost file.
-        if self.host.syncs(self.config):
-            self.host.io.sync_dir(self.directory)
-        else:
-            self._directory_dirty = True
+        sync = self.host.syncs(self.config)
+        self._dir.make(sync=sync)
+        segment = self._dir.create(base, self.config, sync=sync)
         entry = SegmentEntry(
             SegmentState(base, 0, base, -1, -1), self.open_segment, sealed=False, segment=segment, created_ms=now_ms
         )
@@ -365,49 +299,9 @@ class PartitionLog:
             self.host.seal_later(self)
         return segment
 
-    def create_segment(self, base: int) -> Segment:
-        """Make the files of a new segment. On an error none of them is left."""
-        from mqcore._native.segment import Segment
-
-        config = self.config
-        try:
-            return Segment.create(
-                self.host.io,
-                self.directory,
-                base,
-                index_interval_bytes=config.index_interval_bytes,
-                index_max_bytes=config.segment_index_bytes,
-                segment_bytes=config.segment_bytes,
-                preallocate=config.preallocate,
-            )
-        except BaseException:
-            self.remove_files(base)
-            raise
-
-    def open_segment(self, state: SegmentState, *, writable: bool = True) -> Segment:
-        """The native handle of a segment that is there, with exactly the data that `state` says."""
-        from mqcore._native.segment import Segment
-
-        config = self.config
-        return Segment.open(
-            self.host.io,
-            self.directory,
-            state.base_offset,
-            size=state.size,
-            next_offset=state.next_offset,
-            writable=writable,
-            index_interval_bytes=config.index_interval_bytes,
-            index_max_bytes=config.segment_index_bytes,
-            segment_bytes=config.segment_bytes,
-            preallocate=config.preallocate,
-        )
-
-    def remove_files(self, base: int) -> None:
-        """Unlink the files of a segment, the log first: an index without a log is litter, the reverse a rebuild."""
-        for suffix in layout.SEGMENT_SUFFIXES:
-            path = f"{self.directory}/{layout.segment_name(base, suffix)}"
-            if layout.lstat_kind(path) == "file":
-                self.host.io.unlink(path)
+    def open_segment(self, state: SegmentState) -> Segment:
+        """The native handle of a segment that is there."""
+        return self._dir.open(state, self.config, writable=True)
 
     def segments_snapshot(self) -> tuple[Segment, ...]:
         """The native handles of all segments, ascending; opens them by need."""
@@ -449,12 +343,15 @@ class PartitionLog:
         if active.is_open and not active.sealed:
             self.host.open_segments.touch(active.segment())
             active.segment().flush()
-        if self._directory_dirty:
-            self._directory_dirty = False
-            self.host.io.sync_dir(self.directory)
-            self.host.io.sync_dir(self.host.layout.topics)
+        self._dir.sync()
         self.recovery_point = max(self.recovery_point, target)
         return self.recovery_point
+
+    def checkpointed(self, next_offset: int) -> None:
+        """The group commit synced everything below next_offset in the segments. Rolled ones are sealed first: below a
+        recovery point their indexes are believed without a scan."""
+        self.seal_rolled()
+        self.recovery_point = max(self.recovery_point, next_offset)
 
     # -- read -------------------------------------------------------------------------------------------------------
 
@@ -469,7 +366,8 @@ class PartitionLog:
         """
         for _ in range(3):
             self.host.check_usable()
-            offsets = self._offsets
+            self._check_there()
+            offsets = self.offsets
             end = offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
             if not offsets.log_start <= offset <= offsets.log_end:
                 raise OffsetOutOfRangeError(
@@ -572,7 +470,18 @@ class PartitionLog:
             if entry.is_open:
                 self.host.open_segments.forget(entry.segment())
             # Not closed: a reader may be in it. The handle goes with its last holder.
-            self.remove_files(entry.base_offset)
+            self._dir.remove(entry.base_offset)
+
+    def mark_deleted(self) -> None:
+        """The topic is deleted: appends and reads are refused; views that readers hold stay valid."""
+        with self._lock:
+            self.deleted = True
+
+    def reconfigure(self, config: TopicConfig) -> None:
+        """Take changed settings; in force for the next append, limits of segments from the next roll on."""
+        with self._lock:
+            self.config = config
+            self._group = self.host.group_for(config)
 
     def close(self, *, write_indexes: bool) -> None:
         """Close the segments' handles; views stay valid. write_indexes: for a clean close, after flush."""

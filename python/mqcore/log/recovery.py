@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,23 +100,22 @@ class PartitionRecovery:
 
     # -- journal ----------------------------------------------------------------------------------------------------
 
-    def redo(self, entries: Iterable[JournalEntry], topic_id: uuid.UUID) -> None:
-        """Write what the journal proves durable and the segments lack. Entries oldest first."""
-        for entry in entries:
-            with self._lock:
-                self.report.journal_entries += 1
-            if entry.next_offset <= max(self.recovery_point, self.log_start):
-                continue  # synced in its segment since, which may have been compacted or removed after that
-            self.proven = max(self.proven, entry.next_offset)
-            if entry.data is None:
-                continue
-            self._make_directory(topic_id)
-            path = self._path(entry.segment_base)
-            if layout.require_kind(path, "file") and _read_at(path, entry.position, len(entry.data)) == entry.data:
-                continue
-            self.io.write_at(path, entry.data, entry.position)
-            with self._lock:
-                self.report.redone_bytes += len(entry.data)
+    def redo(self, entry: JournalEntry, topic_id: uuid.UUID) -> None:
+        """Write what one entry of the journal proves durable, if the segment lacks it. Oldest entries first."""
+        with self._lock:
+            self.report.journal_entries += 1
+        if entry.next_offset <= max(self.recovery_point, self.log_start):
+            return  # synced in its segment since, which may have been compacted or removed after that
+        self.proven = max(self.proven, entry.next_offset)
+        if entry.data is None:
+            return
+        self._make_directory(topic_id)
+        path = self._path(entry.segment_base)
+        if layout.require_kind(path, "file") and _read_at(path, entry.position, len(entry.data)) == entry.data:
+            return
+        self.io.write_at(path, entry.data, entry.position)
+        with self._lock:
+            self.report.redone_bytes += len(entry.data)
 
     def _make_directory(self, topic_id: uuid.UUID) -> None:
         path = os.path.join(self.directory, layout.PARTITION_METADATA)

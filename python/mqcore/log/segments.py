@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mqcore.errors import InvariantError
@@ -120,7 +121,7 @@ class SegmentSet:
     def replace(self, entries: list[SegmentEntry] | tuple[SegmentEntry, ...]) -> None:
         """Make these the segments. InvariantError if they do not rise."""
         bases = [entry.base_offset for entry in entries]
-        if any(a >= b for a, b in zip(bases, bases[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(bases)):
             raise InvariantError("segments do not rise", bases=bases[:20])
         self.entries = tuple(entries)
 

@@ -1,0 +1,162 @@
+"""The store as its user sees it: topics, producers, consumers. Everything else is the log's.
+
+Invariants:
+    1. Nothing here decides about records, durability or files: it translates.
+    2. close() closes what was made here first (producers flush; their errors surface), then the store.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from mqcore.config.keys import ConfigValue
+from mqcore.errors import MQError
+from mqcore.log.manager import LogStore
+from mqcore.log.open_report import OpenReport
+from mqcore.log.topics import TopicInfo
+from mqcore.types import Durability
+
+if TYPE_CHECKING:
+    from mqcore.client.consumer import Consumer
+    from mqcore.client.producer import Producer
+
+
+class Store:
+    """An open store. Made by `mqcore.open`. Safe to share between threads; a context manager that closes."""
+
+    def __init__(self, log: LogStore, *, private_directory: str = "") -> None:
+        """log: the open storage, owned from now on. private_directory: removed at close."""
+        self.log = log
+        self._private_directory = private_directory
+        self._lock = threading.Lock()
+        self._children: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"<mqcore.Store {self.path} {self.durability}{' read-only' if self.read_only else ''}>"
+
+    def __enter__(self) -> Self:
+        self.log.check_usable()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The store's directory, absolute."""
+        return self.log.path
+
+    @property
+    def durability(self) -> Durability:
+        """What an acknowledgement survives, for topics that do not set their own."""
+        return self.log.durability
+
+    @property
+    def read_only(self) -> bool:
+        return self.log.read_only
+
+    @property
+    def recovery(self) -> OpenReport:
+        """What the open found and did."""
+        return self.log.recovery
+
+    @property
+    def closed(self) -> bool:
+        return self.log.closed
+
+    # -- topics -----------------------------------------------------------------------------------------------------
+
+    def create_topic(
+        self, name: str, partitions: int = 1, config: Mapping[str, ConfigValue] | None = None
+    ) -> TopicInfo:
+        """Make a topic; durable on return. config: Kafka's topic settings.
+
+        Raises TopicExistsError, InvalidTopicError, InvalidConfigError, StoreReadOnlyError.
+        """
+        return self.log.create_topic(name, partitions, config)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and its records; durable on return, files go in the background. UnknownTopicError."""
+        self.log.delete_topic(name)
+
+    def alter_topic(self, name: str, config: Mapping[str, ConfigValue | None]) -> TopicInfo:
+        """Change settings of a topic; None takes one back to its default. UnknownTopicError, InvalidConfigError."""
+        return self.log.alter_topic(name, config)
+
+    def add_partitions(self, name: str, total: int) -> TopicInfo:
+        """Raise a topic's partition count to `total`. Keys may move to other partitions."""
+        return self.log.add_partitions(name, total)
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """The topics by name, sorted; the store's own are not among them."""
+        return self.log.topics()
+
+    def topic(self, name: str) -> TopicInfo:
+        """A topic's id, partition count and settings. UnknownTopicError names the nearest ones."""
+        return self.log.topic(name)
+
+    def partitions(self, topic: str) -> list[int]:
+        """The partition numbers of a topic: 0 up."""
+        return list(range(self.log.topic(topic).partitions))
+
+    def begin_offsets(self, topic: str) -> dict[int, int]:
+        """{partition: first offset that can be read}."""
+        return {number: self.log.bounds(topic, number)[0] for number in self.partitions(topic)}
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """{partition: the offset after the last record that can be read}."""
+        return {number: self.log.bounds(topic, number)[1] for number in self.partitions(topic)}
+
+    def delete_before(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Remove the records below the given offset of each partition. OffsetOutOfRangeError: past the end."""
+        for number, offset in offsets.items():
+            self.log.partition(topic, number).delete_before(offset)
+
+    # -- clients ----------------------------------------------------------------------------------------------------
+
+    def producer(self, **options: Any) -> Producer:
+        """A producer; close it, or use it in a `with`. options: see mqcore.client.producer.Producer."""
+        from mqcore.client.producer import Producer
+
+        self.log.check_writable()
+        return self._keep(Producer(self.log, **options))
+
+    def consumer(self, *topics: str, **options: Any) -> Consumer:
+        """A consumer of topics (names, or a compiled regular expression). options: see
+        mqcore.client.consumer.Consumer."""
+        from mqcore.client.consumer import Consumer
+
+        self.log.check_usable()
+        return self._keep(Consumer(self.log, *topics, **options))
+
+    def _keep(self, child: Any) -> Any:
+        with self._lock:
+            self._children.add(child)
+        return child
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close producers and consumers, sync, and leave nothing to recover. Again: nothing. Views stay valid.
+
+        Raises the first error that was met; the store is closed all the same.
+        """
+        with self._lock:
+            children = list(self._children)
+            self._children.clear()
+        first: MQError | None = None
+        for close in [*(child.close for child in children), self.log.close]:
+            try:
+                close()
+            except MQError as error:
+                first = first or error
+        if self._private_directory and not self.log.is_forked:
+            shutil.rmtree(self._private_directory, ignore_errors=True)
+        if first is not None:
+            raise first

@@ -1,0 +1,150 @@
+"""A partition that another process writes, or wrote: PartitionLog's reading half.
+
+Invariants:
+    1. `offsets` is looked up anew at each call: the writer's marks, or what was provably kept when nobody writes.
+    2. The last segment is open-ended: its file is longer than what may be read while the writer is in it, and reads are
+       bounded by the high watermark alone, which is at the end of a batch that is there whole.
+    3. Offsets never move back, whoever writes next.
+Lock: `_lock` guards the look at the directory.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mqcore.errors import MQError, StoreReadOnlyError
+from mqcore.log import checkpoints, layout
+from mqcore.log.checkpoints import SegmentState
+from mqcore.log.offsets import Offsets
+from mqcore.log.partition_log import NO_SLOT, Appended, PartitionLog
+from mqcore.log.segments import OFFSET_DELTA_MAX, UNKNOWN, SegmentEntry
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from mqcore._native.segment import Segment
+    from mqcore.log.read_only import ReadOnlyStore
+    from mqcore.log.topics import TopicInfo
+
+# A directory's time of change has the kernel's tick as its grain: a listing made this close to it may be too old.
+_MTIME_GRAIN_NS = 50_000_000
+
+
+class FollowedPartition(PartitionLog):
+    """Made by ReadOnlyStore only."""
+
+    def __init__(self, store: ReadOnlyStore, info: TopicInfo, number: int) -> None:
+        super().__init__(store, info.name, info.topic_id, number, info.config)
+        self._store = store
+        self._generation = -1
+        self._marks: tuple[int, ...] = ()
+        self._listed: tuple[int, bool] = (-1, False)  # (time of change, whether the listing can be trusted)
+        self._known = False
+
+    # -- offsets ----------------------------------------------------------------------------------------------------
+
+    @property
+    def offsets(self) -> Offsets:
+        marks = self._store.attached()
+        if marks is None:
+            if not self._known:
+                with self._lock:
+                    if not self._known:
+                        self._take_left()
+            return self._offsets
+        if self._generation != self._store.generation or self.slot == NO_SLOT:
+            self._generation = self._store.generation
+            self.slot = marks.slot(self.topic_id, self.partition)
+            if self.slot == NO_SLOT:
+                return self._offsets  # it holds nothing yet
+        seen = marks.read(self.slot)
+        if seen != self._marks:
+            with self._lock:
+                self._take_marks(seen)
+        return self._offsets
+
+    def _take_marks(self, seen: tuple[int, int, int, int]) -> None:
+        log_start, high_watermark, last_stable, _ = seen
+        before = self._offsets
+        self._refresh(high_watermark)
+        mark = max(before.high_watermark, high_watermark)
+        stable = min(max(before.last_stable, last_stable), mark)
+        # The log end is the writer's business: for a reader the log ends where it may read.
+        self._offsets = Offsets(max(before.log_start, min(log_start, stable)), stable, mark, mark).checked()
+        self._marks, self._known = seen, True
+
+    def _take_left(self) -> None:
+        states, offsets, open_ended = self._store.state_of(self)
+        if open_ended and states:
+            last = states[-1]
+            states = [*states[:-1], last._replace(next_offset=last.base_offset + OFFSET_DELTA_MAX)]
+        self._segments.replace(tuple(self._entry(state) for state in states))
+        self._offsets, self._known = offsets, True
+
+    # -- segments ---------------------------------------------------------------------------------------------------
+
+    def _entry(self, state: SegmentState) -> SegmentEntry:
+        try:
+            damage = checkpoints.read_damage(self.host.io, f"{self.directory}/{layout.DAMAGED}")
+        except MQError:
+            damage = []
+        known = next((one for one in damage if one.base_offset == state.base_offset), None)
+        if known is not None:
+            state = state._replace(size=known.position, next_offset=known.offset)
+        return SegmentEntry(state, self._open_to_read, sealed=True, damage=known)
+
+    def _open_to_read(self, state: SegmentState) -> Segment:
+        return self._dir.open(state, self.config, writable=False)
+
+    def _refresh(self, high_watermark: int) -> None:
+        """See the files as they are now: `high_watermark` lies in them."""
+        try:
+            changed = os.stat(self.directory, follow_symlinks=False).st_mtime_ns
+        except FileNotFoundError:
+            return
+        if (changed, True) != self._listed:
+            now = self.host.clock.wall_ms() * 1_000_000
+            self._listed = (changed, now - changed > _MTIME_GRAIN_NS)
+            self._list_again()
+        last = self._segments.last
+        if last is not None and last.is_open and last.damage is None:
+            size = os.stat(f"{self.directory}/{layout.segment_name(last.base_offset)}", follow_symlinks=False).st_size
+            segment = last.segment()
+            if size > segment.size:
+                segment.refresh(size, segment.next_offset)
+
+    def _list_again(self) -> None:
+        known = {entry.base_offset: entry for entry in self._segments.entries[:-1]}
+        bases, entries = layout.list_segments(self.directory), []
+        for index, base in enumerate(bases):
+            last = index + 1 == len(bases)
+            if base in known and not last:
+                entries.append(known[base])
+                continue
+            path = f"{self.directory}/{layout.segment_name(base)}"
+            try:
+                size = os.stat(path, follow_symlinks=False).st_size
+            except FileNotFoundError:
+                continue  # retention was faster
+            end = base + OFFSET_DELTA_MAX if last else bases[index + 1]
+            old = self._segments.last
+            if last and old is not None and old.base_offset == base:
+                entries.append(old)
+            else:
+                entries.append(self._entry(SegmentState(base, size, end, UNKNOWN, UNKNOWN)))
+        self._segments.replace(tuple(entries))
+
+    # -- not for readers ----------------------------------------------------------------------------------------------
+
+    def append(self, batches: WriteableBuffer, *, from_outside: bool = False) -> Appended:
+        raise self._refused()
+
+    def delete_before(self, offset: int) -> None:
+        raise self._refused()
+
+    def roll(self) -> None:
+        raise self._refused()
+
+    def _refused(self) -> StoreReadOnlyError:
+        return StoreReadOnlyError("the store is open for reading only", topic=self.topic, partition=self.partition)

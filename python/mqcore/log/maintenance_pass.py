@@ -1,0 +1,124 @@
+"""One pass of a store's background work, in an order that lets an error of one kind not starve the others.
+
+Invariants:
+    1. A step looks at every partition, also at those that nobody asked for since the open, but makes a log only where
+       there is something to do.
+    2. Nothing goes by the wall clock alone (retention.RetentionClock).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from mqcore.errors import MQError
+from mqcore.log import retention
+from mqcore.log.checkpoints import PartitionKey, PartitionState
+from mqcore.log.report import MaintenanceReport
+from mqcore.log.retention import RetentionClock, SegmentFacts
+from mqcore.log.seal import Pace, Sealer
+from mqcore.log.segments import UNKNOWN
+from mqcore.types import Durability
+
+if TYPE_CHECKING:
+    from mqcore.log.manager import LogStore
+    from mqcore.log.partition_log import PartitionLog
+    from mqcore.log.topics import TopicInfo
+
+# Bytes that one pass reads to make digests: a pass holds the lock that changes of topics wait for.
+DIGEST_BUDGET_BYTES = 64 << 20
+
+
+class Housekeeper:
+    """What a store's passes remember from one to the next. One thread at a time."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+        self._clock: RetentionClock | None = None
+        self._sealer = Sealer(store.io, Pace(store.config.seal_io_max_bytes_per_second))
+
+    def run(self) -> MaintenanceReport:
+        """Seal, checkpoint, delete by age and size, make digests, commit views, remove what was deleted.
+
+        Every step runs; the first error is raised at the end.
+        """
+        report, errors = MaintenanceReport(), []
+        steps: list[Callable[[MaintenanceReport], None]] = [
+            self._seal,
+            self._checkpoint,
+            self._retain,
+            self._digest,
+            self._commit_views,
+            self._remove,
+        ]
+        for step in steps:
+            try:
+                step(report)
+            except MQError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return report
+
+    def forget(self, log: PartitionLog) -> None:
+        """A partition's files changed under their names."""
+        self._sealer.forget(log)
+
+    def _seal(self, report: MaintenanceReport) -> None:
+        for log in self._store.take_unsealed():
+            report.sealed += log.seal_rolled()
+
+    def _checkpoint(self, _: MaintenanceReport) -> None:
+        if self._store.group is not None and self._store.durability != Durability.MEMORY:
+            self._store.group.checkpoint()
+
+    def _retain(self, report: MaintenanceReport) -> None:
+        store = self._store
+        if self._clock is None:
+            states = (state for _, state in store.partitions.states())
+            newest = max((s.max_timestamp for state in states for s in state.segments[-1:]), default=-1)
+            self._clock = RetentionClock(store.clock, newest)
+        now_ms = self._clock.now_ms()
+        for info, key, state in self._held():
+            if not info.config.deletes or (info.config.retention_ms < 0 and info.config.retention_bytes < 0):
+                continue
+            log = store.partitions.get(key)
+            if log is None and not _may_go(info, state, now_ms):
+                continue
+            gone = retention.apply(log or store.partitions.log_of(info, key.partition), self._clock)
+            report.deleted += gone.segments if gone is not None else 0
+
+    def _digest(self, report: MaintenanceReport) -> None:
+        if self._store.durability == Durability.MEMORY:
+            return
+        left = DIGEST_BUDGET_BYTES
+        for log in self._store.partitions.logs():
+            if left <= 0 or log.deleted:
+                break
+            read = self._sealer.seal(log, left)
+            report.digested += read
+            left -= read
+
+    def _commit_views(self, report: MaintenanceReport) -> None:
+        report.committed = self._store.views.commit()
+
+    def _remove(self, report: MaintenanceReport) -> None:
+        report.removed = self._store.remove_condemned()
+
+    def _held(self) -> Iterator[tuple[TopicInfo, PartitionKey, PartitionState]]:
+        """The partitions of known topics that hold anything."""
+        topics = self._store.registry.all(internal=True)
+        for key, state in self._store.partitions.states():
+            info = topics.get(key.topic)
+            if info is not None and info.topic_id == state.topic_id:
+                yield info, key, state
+
+
+def _may_go(info: TopicInfo, state: PartitionState, now_ms: int) -> bool:
+    """Whether retention may have something to do, by the numbers of a clean close alone."""
+    if any(segment.max_timestamp in (UNKNOWN, -1) for segment in state.segments):
+        return True  # only the files can tell
+    facts = [SegmentFacts(s.base_offset, s.next_offset, s.size, s.max_timestamp) for s in state.segments]
+    facts = list(itertools.takewhile(lambda segment: segment.size > 0, facts))
+    return retention.removal(facts, info.config, now_ms, state.log_end) is not None

@@ -1,0 +1,441 @@
+"""One store: its directory, its topics and partitions, from open to close.
+
+Invariants:
+    1. One writer process (the lock); readers of other processes follow the marks page or see what is provably kept.
+    2. Nothing is handed out before recovery is done (open_store.py).
+    3. After close, and in a forked child, every call raises; views that were handed out stay valid.
+    4. A clean close leaves nothing to recover: everything is synced, and clean-shutdown says what is there. If any of
+       that fails, clean-shutdown is not written, and the next open recovers.
+Locks: `_lock` serialises passes of maintenance, changes of topics and the close; it is taken first of all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Self
+
+from mqcore._native.io import Io
+from mqcore.clock import Clock, SystemClock
+from mqcore.config.keys import ConfigValue
+from mqcore.config.store import StoreConfig
+from mqcore.config.topic import TopicConfig
+from mqcore.errors import ForkedStoreError, MQError, StoreClosedError, StoreReadOnlyError, UnknownTopicError
+from mqcore.log import checkpoints, fork_guard, layout
+from mqcore.log.checkpoints import PartitionKey
+from mqcore.log.layout import Layout
+from mqcore.log.maintenance import Maintenance
+from mqcore.log.maintenance_pass import Housekeeper
+from mqcore.log.offsets import Offsets
+from mqcore.log.open_report import OpenReport
+from mqcore.log.open_segments import OpenSegments
+from mqcore.log.partition_log import NO_SLOT, PartitionLog
+from mqcore.log.partitions import Partitions
+from mqcore.log.removal import remove_tree
+from mqcore.log.report import MaintenanceReport
+from mqcore.log.topics import METADATA_TOPIC, TopicInfo, TopicRegistry
+from mqcore.types import Durability
+
+if TYPE_CHECKING:
+    from mqcore.log.group_commit import DurableTarget, GroupCommit
+    from mqcore.log.lock import StoreLock
+    from mqcore.log.marks import Marks
+    from mqcore.log.views import ViewEnvironment
+
+logger = logging.getLogger("mqcore.store")
+# Rolled segments that may wait for the maintenance thread; past it the appender seals its own (bounds files, memory).
+UNSEALED_MAX = 32
+
+
+def durability_of(config: TopicConfig, store: Durability) -> Durability:
+    """What acknowledged means for a topic: its own setting, else the store's. A store in memory has nothing better."""
+    return store if store == Durability.MEMORY or not config.durability else Durability(config.durability)
+
+
+class LogStore:
+    """An open store. Made by `open`. Safe to share between threads."""
+
+    def __init__(self, path: str, durability: Durability, io: Io, clock: Clock, config: StoreConfig) -> None:
+        self.path, self.durability, self.io, self.clock, self.config = path, durability, io, clock, config
+        self.read_only = False
+        self.layout = Layout(path)
+        self.store_id = b""
+        self.recovery = OpenReport()
+        self.open_segments = OpenSegments(config.max_open_files)
+        self.partitions = Partitions(self)
+        self.marks: Marks
+        self.registry: TopicRegistry
+        self.views: ViewEnvironment
+        self.group: GroupCommit | None = None
+        self.store_lock: StoreLock | None = None
+        self.log_starts: dict[PartitionKey, int] = {}
+        self.condemned: list[str] = []  # directories of deleted topics
+        self._lock = threading.RLock()
+        self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
+        self._housekeeper = Housekeeper(self)
+        self._to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()
+        self._closed = self._forked = False
+        self._ready = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "read-only" if self.read_only else "open"
+        return f"<LogStore {self.path} {self.durability} {state}>"
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def is_forked(self) -> bool:
+        """This process is a forked child of the one that opened the store."""
+        return self._forked
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = Durability.FSYNC,
+        read_only: bool = False,
+        io: Io | None = None,
+        clock: Clock | None = None,
+        config: Mapping[str, ConfigValue] | None = None,
+    ) -> LogStore:
+        """Open the store in a directory; make it if the directory is new or empty.
+
+        read_only: beside a living writer its records are followed; without one, what is provably kept is served, and
+        nothing is written. config: keys of StoreConfig.
+        Raises StoreLockedError, StoreFormatError, StoreReadOnlyError, InvalidConfigError, StorageError.
+        """
+        from mqcore.log.open_store import WriterOpening
+        from mqcore.log.read_only import ReadOnlyStore
+
+        made = ReadOnlyStore if read_only else cls
+        store = made(
+            os.path.realpath(path),
+            Durability(durability),
+            io or Io(),
+            clock or SystemClock(),
+            StoreConfig.parse(config),
+        )
+        try:
+            if isinstance(store, ReadOnlyStore):
+                store.look()
+            else:
+                WriterOpening(store).run()
+        except BaseException:
+            store.abandon()
+            raise
+        store._ready = True
+        fork_guard.watch(store)
+        store.recovery.log(store.path)
+        if store.condemned or store._to_seal:
+            store._maintenance.hurry()
+        return store
+
+    def __enter__(self) -> Self:
+        self.check_usable()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- topics -----------------------------------------------------------------------------------------------------
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """The topics by name, sorted; the store's own are not among them."""
+        self.check_usable()
+        return self.registry.all()
+
+    def topic(self, name: str) -> TopicInfo:
+        """A topic. UnknownTopicError names the nearest ones."""
+        self.check_usable()
+        return METADATA_TOPIC if name == METADATA_TOPIC.name else self.registry.get(name)
+
+    def create_topic(
+        self, name: str, partitions: int = 1, config: Mapping[str, ConfigValue] | None = None
+    ) -> TopicInfo:
+        """Make a topic; durable on return. Directories and files come with the first records.
+
+        Raises TopicExistsError, InvalidTopicError, InvalidConfigError, StoreReadOnlyError.
+        """
+        self.check_writable()
+        with self._lock:
+            info = self.registry.create(name, partitions, config)
+            self._sync_registry()
+            return info
+
+    def alter_topic(self, name: str, config: Mapping[str, ConfigValue | None]) -> TopicInfo:
+        """Change settings (None takes an override away); durable on return, in force for the next append."""
+        self.check_writable()
+        with self._lock:
+            before = self.topic(name)
+            info = self.registry.alter(name, config)
+            for number in range(info.partitions):
+                log = self.partitions.get(PartitionKey(name, number))
+                if log is not None:
+                    # What was written under the old durability is synced first: recovery goes by the new one.
+                    if before.config.durability != info.config.durability and self.durability != Durability.MEMORY:
+                        log.flush()
+                    log.reconfigure(info.config)
+            if before.config.durability != info.config.durability:
+                self.save_recovery_points()
+            self._sync_registry()
+            return info
+
+    def add_partitions(self, name: str, total: int) -> TopicInfo:
+        """Raise the partition count to `total`; durable on return."""
+        self.check_writable()
+        with self._lock:
+            info = self.registry.add_partitions(name, total)
+            self._sync_registry()
+            return info
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic; durable on return. Its files go in the background; views that readers hold stay valid."""
+        self.check_writable()
+        with self._lock:
+            if name == METADATA_TOPIC.name:
+                raise UnknownTopicError("this topic is the store's own", topic=name)
+            info = self.registry.delete(name)
+            self._sync_registry()
+            for number in range(info.partitions):
+                self._condemn(info, number)
+        self._maintenance.hurry()
+
+    def _condemn(self, info: TopicInfo, number: int) -> None:
+        """Take a partition of a deleted topic out of use; the tombstone is durable."""
+        log = self.partitions.drop(PartitionKey(info.name, number))
+        if log is not None:
+            log.mark_deleted()
+            if self.group is not None:
+                self.group.discard(log)
+        self.log_starts.pop(PartitionKey(info.name, number), None)
+        path = self.layout.partition_dir(info.name, number)
+        if layout.require_kind(path, "dir"):
+            target = os.path.join(self.layout.topics, layout.deleted_dir_name(info.name, number, info.topic_id))
+            self.io.rename(path, target)
+            self.condemned.append(target)
+
+    def _sync_registry(self) -> None:
+        """Under fsync the registry's own wait made its record durable. Elsewhere a topic is worth one sync all the
+        same: they are few, and losing one loses all its records."""
+        log = self.partitions.log_of(METADATA_TOPIC, 0)
+        if self.durability == Durability.OS:
+            log.flush()
+
+    # -- partitions -------------------------------------------------------------------------------------------------
+
+    def partition(self, topic: str, partition: int) -> PartitionLog:
+        """The log of a partition. UnknownTopicError: no such topic, or not that many partitions."""
+        log = self.partitions.get(PartitionKey(topic, partition))
+        if log is not None:
+            return log
+        info = self.topic(topic)
+        if not 0 <= partition < info.partitions:
+            raise UnknownTopicError(
+                "unknown partition",
+                hint=f"The topic has partitions 0 to {info.partitions - 1}",
+                topic=topic,
+                partition=partition,
+            )
+        return self.partitions.log_of(info, partition)
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """(log start, high watermark) of a partition, without opening anything of it."""
+        self.check_usable()
+        return self.partitions.bounds(PartitionKey(topic, partition))
+
+    # -- what partitions ask of their store (PartitionHost) -----------------------------------------------------------
+
+    def check_usable(self) -> None:
+        if self._forked:
+            raise ForkedStoreError(
+                "the store was opened by the parent process",
+                hint="Open it in the child with read_only=True, or fork before opening",
+                path=self.path,
+            )
+        if self._closed:
+            raise StoreClosedError("the store is closed", path=self.path)
+
+    def check_writable(self) -> None:
+        self.check_usable()
+        if self.read_only:
+            raise StoreReadOnlyError("the store is open for reading only", path=self.path)
+
+    def group_commit(self) -> GroupCommit:
+        """The store's group commit, opened at the first need."""
+        with self._lock:
+            if self.group is None:
+                from mqcore.log.group_commit import GroupCommit
+
+                self.group = GroupCommit.open(
+                    self.io,
+                    self.layout.path(layout.JOURNAL),
+                    self.store_id,
+                    ring_bytes=self.config.journal_ring_bytes,
+                    max_round_bytes=self.config.journal_max_round_bytes,
+                    on_checkpoint=self._checkpointed,
+                    read_only=self.read_only,
+                )
+            return self.group
+
+    def _checkpointed(self, points: Sequence[tuple[DurableTarget, int]]) -> None:
+        """The group commit synced these; it frees its ring when their recovery points are on disk."""
+        for log, next_offset in points:
+            assert isinstance(log, PartitionLog)
+            log.checkpointed(next_offset)
+        self.save_recovery_points()
+
+    def group_for(self, config: TopicConfig) -> GroupCommit | None:
+        durable = durability_of(config, self.durability) == Durability.FSYNC
+        return self.group_commit() if durable and not self.read_only else None
+
+    def syncs(self, config: TopicConfig) -> bool:
+        return durability_of(config, self.durability) == Durability.FSYNC
+
+    def publish(self, log: PartitionLog, offsets: Offsets) -> None:
+        if not self._ready:
+            return  # publish_all comes at the end of the open
+        if log.slot == NO_SLOT:
+            log.slot = self.marks.slot(log.topic_id, log.partition)
+        self.marks.publish(log.slot, offsets.log_start, offsets.high_watermark, offsets.last_stable, offsets.log_end)
+
+    def publish_all(self) -> None:
+        """Give every partition that holds anything its place on the marks page."""
+        for key, state in self.partitions.states():
+            log = self.partitions.get(key)
+            slot = self.marks.slot(state.topic_id, key.partition)
+            if log is not None:
+                log.slot = slot
+            self.marks.publish(slot, state.log_start, state.log_end, state.log_end, state.log_end)
+
+    def seal_later(self, log: PartitionLog) -> None:
+        self._to_seal.add(log)
+        if self._ready:
+            self._maintenance.hurry()
+
+    def log_start_moved(self, log: PartitionLog) -> None:
+        key = PartitionKey(log.topic, log.partition)
+        self.log_starts[key] = log.log_start_offset
+        if self.durability != Durability.MEMORY:
+            checkpoints.write_offsets(self.io, self.layout.path(layout.LOG_STARTS), dict(self.log_starts))
+
+    # -- background -------------------------------------------------------------------------------------------------
+
+    def maintain(self) -> MaintenanceReport:
+        """One pass of seals, checkpoints, retention, compaction, digests and view commits. The maintenance thread
+        runs it by itself. Raises the first error that a step met; the others ran all the same."""
+        self.check_writable()
+        with self._lock:
+            self.check_writable()
+            return self._housekeeper.run()
+
+    def take_unsealed(self) -> list[PartitionLog]:
+        """The logs with rolled segments that wait for their seal."""
+        logs = [log for log in list(self._to_seal) if not log.deleted]
+        self._to_seal.clear()
+        return logs
+
+    def save_recovery_points(self) -> None:
+        """Write what is known to be synced: what recovery need not scan, and must not cut."""
+        if self.durability == Durability.MEMORY:
+            return
+        points = {}
+        for key, state in self.partitions.states():
+            log = self.partitions.get(key)
+            points[key] = state.log_end if log is None else log.recovery_point
+        checkpoints.write_offsets(self.io, self.layout.path(layout.RECOVERY_POINTS), points)
+
+    def remove_condemned(self) -> int:
+        """Remove the directories of deleted topics, then their tombstones; how many directories went."""
+        removed = 0
+        for path in list(self.condemned):
+            remove_tree(self.io, path)
+            self.condemned.remove(path)
+            removed += 1
+        if removed:
+            self.io.sync_dir(self.layout.topics)  # a tombstone must outlive what it stands for
+        if not self.condemned:
+            for topic_id in self.registry.deleted():
+                self.registry.forget(topic_id)
+        return removed
+
+    # -- closing ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Sync everything, note that nothing needs recovery, let go. Again: nothing. Views stay valid.
+
+        Raises the first error that was met; the store is closed all the same, and the next open recovers.
+        """
+        if self._forked:
+            return  # the parent's: nothing of it may be touched here
+        with self._lock:
+            if self._closed:
+                return
+        self._maintenance.stop()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            fork_guard.forget(self)
+            try:
+                if not self.read_only:
+                    self._close_writer()
+            finally:
+                self.abandon()
+
+    def _close_writer(self) -> None:
+        if self.group is not None:
+            self.group.close()
+        self.views.close()
+        if self.durability == Durability.MEMORY:
+            return
+        for log in self.partitions.logs():
+            if log.written or log in self._to_seal:
+                log.flush()
+            log.close(write_indexes=True)
+        self.io.sync_filesystem(self.path)  # the indexes
+        self.save_recovery_points()
+        states = dict(self.partitions.states())
+        checkpoints.write_clean_shutdown(self.io, self.layout.path(layout.CLEAN_SHUTDOWN), states)
+
+    def abandon(self) -> None:
+        """Let go without a word to the disk: what a crash does, but for the descriptors."""
+        self._closed = True
+        self._maintenance.stop()
+        if self.group is not None:
+            self.group.abandon()
+        if hasattr(self, "views"):
+            self.views.abandon()
+        for log in self.partitions.logs():
+            try:
+                log.close(write_indexes=False)
+            except MQError as error:
+                logger.warning("closing %s-%d: %s", log.topic, log.partition, error)
+        self.open_segments.clear()
+        if hasattr(self, "marks"):
+            self.marks.close()
+        if self.store_lock is not None:
+            self.store_lock.close()
+
+    def forked(self) -> object:
+        """In a forked child: no call works any more, the lock is the parent's alone."""
+        self._forked = True
+        if self.store_lock is not None:
+            self.store_lock.forked()
+        return self.__dict__.copy()
+
+
+@atexit.register
+def _close_all() -> None:
+    """At interpreter exit: stores that nobody closed are closed cleanly, and their threads joined."""
+    for store in fork_guard.open_stores():
+        try:
+            store.close()
+        except MQError as error:
+            logger.error("closing %s at exit: %s", store.path, error)

@@ -1,0 +1,199 @@
+"""A store that this process only reads: beside a living writer, or without one. Nothing is written, nothing locked.
+
+Beside a writer the marks page says how far each partition may be read, and the files are looked at again when it moves.
+Without one, what a clean close noted is served; after a crash, what is provably kept: valid, and under fsync below a
+recovery point or named by the journal (recovery by the next writer may cut the rest).
+
+Invariants:
+    1. Nothing is served above the writer's durable mark, or above what is provably kept (R11).
+    2. What was served once stays served: a writer that dies, and the next one, take nothing back.
+    3. No file is opened for writing, no directory is made: a read-only file system will do.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import TYPE_CHECKING
+
+from mqcore._native.segment import recover
+from mqcore.errors import StoreFormatError, UnknownTopicError
+from mqcore.log import layout, opening
+from mqcore.log.checkpoints import PartitionKey, PartitionState, SegmentState, Session
+from mqcore.log.followed import FollowedPartition
+from mqcore.log.group_commit import GroupCommit
+from mqcore.log.manager import LogStore, durability_of
+from mqcore.log.marks import Marks
+from mqcore.log.offsets import Offsets
+from mqcore.log.recovery import BATCH_BYTES_MAX
+from mqcore.log.segments import UNKNOWN
+from mqcore.log.topics import METADATA_TOPIC, TopicInfo, TopicRegistry
+from mqcore.log.views import ViewEnvironment
+from mqcore.types import Durability
+
+if TYPE_CHECKING:
+    from mqcore.config.topic import TopicConfig
+
+ATTACH_INTERVAL_S = 0.05  # how often a reader without a living writer looks for a new one
+
+
+class ReadOnlyStore(LogStore):
+    """LogStore.open(read_only=True)."""
+
+    def look(self) -> None:
+        """Read how the store stands. Raises StoreFormatError, StorageError."""
+        self.read_only = True
+        if not layout.require_kind(self.path, "dir"):
+            raise StoreFormatError("no store here", hint="Check the path", path=self.path)
+        self.store_id = opening.prepare(self.io, self.layout, self.recovery, create=False).store_id
+        self._followed: dict[PartitionKey, FollowedPartition] = {}
+        self._attach_lock = threading.Lock()
+        self._attached_at = self.clock.monotonic_s()
+        self.generation = 0  # rises with each writer that we attach to: slots are its own
+        page = Marks.open(self.store_id, self.path)
+        self.has_writer = page is not None
+        self.marks = page if page is not None else Marks.anonymous()
+        self._left: tuple[Session, dict[PartitionKey, PartitionState] | None] | None = None
+        self._proven: dict[tuple[uuid.UUID, int], int] | None = None
+        self.views = ViewEnvironment()
+        self.registry = TopicRegistry(
+            self._follow(METADATA_TOPIC, 0),
+            self.views,
+            defaults=self.config.topic_defaults,
+            clock=self.clock,
+            topics_max=self.config.max_topics,
+            partitions_max=self.config.max_partitions,
+            read_only=True,
+        )
+        self.registry.load()
+
+    # -- topics and partitions ----------------------------------------------------------------------------------------
+
+    def topics(self) -> dict[str, TopicInfo]:
+        self.check_usable()
+        self.registry.refresh()
+        return self.registry.all()
+
+    def topic(self, name: str) -> TopicInfo:
+        self.check_usable()
+        if name == METADATA_TOPIC.name:
+            return METADATA_TOPIC
+        if name not in self.registry:
+            self.registry.refresh()
+        return self.registry.get(name)
+
+    def partition(self, topic: str, partition: int) -> FollowedPartition:
+        info = self.topic(topic)
+        if not 0 <= partition < info.partitions:
+            self.registry.refresh()
+            info = self.topic(topic)
+        if not 0 <= partition < info.partitions:
+            raise UnknownTopicError("unknown partition", topic=topic, partition=partition)
+        return self._follow(info, partition)
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        offsets = self.partition(topic, partition).offsets
+        return offsets.log_start, offsets.high_watermark
+
+    def _follow(self, info: TopicInfo, number: int) -> FollowedPartition:
+        key = PartitionKey(info.name, number)
+        with self._lock:
+            log = self._followed.get(key)
+            if log is None or log.topic_id != info.topic_id:
+                log = self._followed[key] = FollowedPartition(self, info, number)
+            return log
+
+    # -- the writer ---------------------------------------------------------------------------------------------------
+
+    def attached(self) -> Marks | None:
+        """The living writer's marks; None without one. A new writer is noticed here."""
+        if self.has_writer and not self.marks.closed():
+            return self.marks
+        now = self.clock.monotonic_s()
+        with self._attach_lock:
+            if now - self._attached_at >= ATTACH_INTERVAL_S:
+                self._attached_at = now
+                page = Marks.open(self.store_id, self.path)
+                if page is not None:
+                    self.marks, self.has_writer = page, True
+                    self.generation += 1
+                    return page
+        return None
+
+    # -- without a writer ---------------------------------------------------------------------------------------------
+
+    def state_of(self, log: FollowedPartition) -> tuple[list[SegmentState], Offsets, bool]:
+        """(segments, offsets, open_ended) of a partition as its last writer left it. open_ended: the last segment's
+        next offset is not exact; the offsets bound the reads."""
+        if self._left is None:
+            self._left = opening.read_left(self.io, self.layout, self.recovery)
+        session, clean = self._left
+        key = PartitionKey(log.topic, log.partition)
+        state = None if clean is None else clean.get(key)
+        if clean is not None and state is None:
+            return [], Offsets.at(0, 0), False
+        if state is not None and state.topic_id == log.topic_id and opening.is_unchanged(log.directory, state):
+            return state.segments, Offsets.at(state.log_start, state.log_end), False
+        return self._provable(log, key, durability_of(log.config, session.durability))
+
+    def _provable(
+        self, log: FollowedPartition, key: PartitionKey, durability: Durability
+    ) -> tuple[list[SegmentState], Offsets, bool]:
+        points = opening.read_points(self.io, self.layout.path(layout.RECOVERY_POINTS), self.recovery)
+        starts = opening.read_points(self.io, self.layout.path(layout.LOG_STARTS), self.recovery)
+        recovery_point = points.get(key, 0)
+        segments, end = self._valid_prefix(log, recovery_point)
+        if durability == Durability.FSYNC:
+            end = min(end, max(recovery_point, self._journal().get((log.topic_id, log.partition), 0)))
+        first = segments[0].base_offset if segments else end
+        start = min(max(first, starts.get(key, 0)), max(end, first))
+        return segments, Offsets.at(start, max(end, start)), True
+
+    def _valid_prefix(self, log: FollowedPartition, recovery_point: int) -> tuple[list[SegmentState], int]:
+        """The segments up to the first problem, and the offset of that."""
+        segments: list[SegmentState] = []
+        bases = layout.list_segments(log.directory)
+        for index, base in enumerate(bases):
+            following = bases[index + 1] if index + 1 < len(bases) else None
+            if segments and not log.config.compacted and base != segments[-1].next_offset:
+                break
+            found = recover(
+                self.io,
+                log.directory,
+                base,
+                from_offset=-1 if log.config.compacted else base,
+                max_batch_bytes=BATCH_BYTES_MAX,
+                allow_gaps=log.config.compacted,
+                write_indexes=False,
+            )
+            end = max(base, found.next_offset)
+            segments.append(SegmentState(base, found.valid_size, end, UNKNOWN, UNKNOWN))
+            if found.problem:
+                break
+            if following is not None and following <= recovery_point:
+                continue
+        return segments, segments[-1].next_offset if segments else 0
+
+    def _journal(self) -> dict[tuple[uuid.UUID, int], int]:
+        """What the journal proves durable: {(topic id, partition): next offset}."""
+        if self._proven is None:
+            proven: dict[tuple[uuid.UUID, int], int] = {}
+            path = self.layout.path(layout.JOURNAL)
+            if layout.require_kind(path, "dir"):
+                group = GroupCommit.open(self.io, path, self.store_id, read_only=True)
+                for entry in group.replay():
+                    key = (entry.topic_id, entry.partition)
+                    proven[key] = max(proven.get(key, 0), entry.next_offset)
+                group.close()
+            self._proven = proven
+        return self._proven
+
+    # -- no writer's work ---------------------------------------------------------------------------------------------
+
+    def group_for(self, config: TopicConfig) -> None:
+        return None
+
+    def abandon(self) -> None:
+        for log in list(getattr(self, "_followed", {}).values()):
+            log.close(write_indexes=False)
+        super().abandon()
