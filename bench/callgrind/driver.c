@@ -7,9 +7,11 @@
 
 #include "driver.h"
 
+enum { BATCH_RECORDS = 500 };
+
 static uint64_t sink; /* keeps results alive */
 
-static uint8_t *noise(size_t size)
+uint8_t *noise(size_t size)
 {
     uint8_t *bytes = malloc(size);
     uint64_t x = 0x9E3779B97F4A7C15u;
@@ -81,12 +83,11 @@ static void varint_round_trip(long n)
     }
 }
 
-/* A batch of RECORDS records of 100 bytes without key or headers, as a producer sends it. */
-uint8_t *plain_batch(size_t *size)
+uint8_t *plain_batch(int records, size_t *size)
 {
-    enum { RECORDS = 500, VALUE = 100 };
-    uint8_t *bytes = noise(MQ_BATCH_HEADER + RECORDS * (VALUE + 16)), *at = bytes + MQ_BATCH_HEADER;
-    for (int i = 0; i < RECORDS; i++) {
+    enum { VALUE = 100 };
+    uint8_t *bytes = noise(MQ_BATCH_HEADER + (size_t)records * (VALUE + 16)), *at = bytes + MQ_BATCH_HEADER;
+    for (int i = 0; i < records; i++) {
         const int64_t length = 1 + 1 + (int64_t)mq_varint_size(i) + 1 + (int64_t)mq_varint_size(VALUE) + VALUE + 1;
         at = mq_put_varint(at, length);
         *at++ = 0;                     /* attributes */
@@ -101,11 +102,11 @@ uint8_t *plain_batch(size_t *size)
     memset(bytes, 0, MQ_BATCH_HEADER);
     mq_store_be32(bytes + 8, (uint32_t)(*size - MQ_BATCH_LOG_OVERHEAD));
     bytes[16] = 2;
-    mq_store_be32(bytes + 23, RECORDS - 1);
+    mq_store_be32(bytes + 23, (uint32_t)records - 1);
     mq_store_be64(bytes + 43, UINT64_MAX);
     mq_store_be16(bytes + 51, UINT16_MAX);
     mq_store_be32(bytes + 53, UINT32_MAX);
-    mq_store_be32(bytes + 57, RECORDS);
+    mq_store_be32(bytes + 57, (uint32_t)records);
     mq_batch_seal(bytes, *size);
     return bytes;
 }
@@ -113,7 +114,7 @@ uint8_t *plain_batch(size_t *size)
 static void batch_check(long n)
 {
     size_t size;
-    uint8_t *bytes = plain_batch(&size);
+    uint8_t *bytes = plain_batch(BATCH_RECORDS, &size);
     mq_batch batch;
     mq_error err;
     for (long i = 0; i < n; i++)
@@ -124,7 +125,7 @@ static void batch_check(long n)
 static void batch_walk(long n)
 {
     size_t size;
-    uint8_t *bytes = plain_batch(&size);
+    uint8_t *bytes = plain_batch(BATCH_RECORDS, &size);
     mq_batch batch;
     mq_error err;
     keep(mq_batch_parse(bytes, size, 1u << 20, &batch, &err) == MQ_OK);
@@ -136,7 +137,7 @@ static void batch_walk(long n)
 static void batch_assign(long n)
 {
     size_t size;
-    uint8_t *bytes = plain_batch(&size);
+    uint8_t *bytes = plain_batch(BATCH_RECORDS, &size);
     for (long i = 0; i < n; i++)
         mq_batch_assign(bytes, i, 3);
     keep(bytes[0]);

@@ -15,8 +15,11 @@ typedef struct bench_case {
 /* Use a result, so that the compiler cannot leave the call out. */
 void keep(uint64_t value);
 
-/* A checked batch of 500 records of 100 bytes on the heap; *size: its bytes. */
-uint8_t *plain_batch(size_t *size);
+/* Bytes that look random and are the same in every run, on the heap. */
+uint8_t *noise(size_t size);
+
+/* A sealed batch of so many records of 100 bytes, without keys and headers, on the heap; *size: its bytes. */
+uint8_t *plain_batch(int records, size_t *size);
 
 extern const bench_case storage_cases[];
 
