@@ -83,12 +83,14 @@ test: $(BUILT) $(TOOLS) ## set up all; lint, C unit tests, fuzz smoke, instructi
 	$(MAKE) pytest
 
 lint: $(BUILT) $(TOOLS) ## ruff, mypy strict, import contracts, clang-format, stubs against the modules
-	ruff check .
-	ruff format --check .
-	$(PY) -m mypy
-	lint-imports --no-logo --no-cache
-	clang-format --dry-run -Werror $(C_FILES)
-	$(PY) tools/check_stubs.py
+	@failed=; check() { echo "+ $$1"; "$$@" || failed="$$failed $$1"; }; \
+	check ruff check . ; \
+	check ruff format --check . ; \
+	check $(PY) -m mypy ; \
+	check lint-imports --no-logo --no-cache ; \
+	check clang-format --dry-run -Werror $(C_FILES) ; \
+	check $(PY) tools/check_stubs.py ; \
+	[ -z "$$failed" ] || { echo "lint: failed:$$failed"; exit 1; }
 
 format: $(TOOLS) ## rewrite Python and C files as `make lint` wants them
 	ruff check --fix .

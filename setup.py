@@ -60,7 +60,8 @@ class build_ext(_build_ext):
         self.parallel = self.parallel or JOBS
         if BUILD_DIR:
             self.build_temp = os.path.join(BUILD_DIR, "temp")
-            self.build_lib = os.path.join(BUILD_DIR, "lib") if self.editable_mode else self.build_lib
+            if self.inplace or self.editable_mode:  # a wheel's folder is the wheel's
+                self.build_lib = os.path.join(BUILD_DIR, "lib")
 
     def run(self):
         if self.distribution.has_c_libraries():

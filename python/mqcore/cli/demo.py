@@ -137,13 +137,16 @@ def read_back(store: Any, written: Written, *, quiet: bool) -> tuple[float, Dige
             while counter.count < sum(ends.values()):
                 began = time.perf_counter()
                 batches = consumer.poll(timeout_s=5.0, max_records=10_000)
-                read = [(batch, [(record.key, record.value, record.offset) for record in batch]) for batch in batches]
+                read = [
+                    (batch.partition, batch.offsets.tolist(), batch.keys.to_list(), batch.values.to_list())
+                    for batch in batches
+                ]
                 seconds += time.perf_counter() - began
                 if not read:
                     raise InvariantError("records are missing", read=counter.count, written=written.records)
-                for batch, records in read:
-                    check_batch(batch.partition, records, position, home, found)
-                    counter.advance(len(records))
+                for partition, *columns in read:
+                    check_batch(partition, list(zip(*columns, strict=True)), position, home, found)
+                    counter.advance(len(columns[0]))
     if found.count != written.records:
         raise InvariantError("another number of records", read=found.count, written=written.records)
     difference = written.digests.difference(found)
@@ -154,13 +157,13 @@ def read_back(store: Any, written: Written, *, quiet: bool) -> tuple[float, Dige
 
 def check_batch(
     partition: int,
-    records: list[tuple[bytes | None, bytes, int]],
+    records: list[tuple[int, bytes | None, bytes]],
     position: dict[int, int],
     home: dict[bytes, int],
     found: Digests,
 ) -> None:
     """Offsets are dense, a key lives in one partition; enter each record into the reading side's books."""
-    for key, value, offset in records:
+    for offset, key, value in records:
         if offset != position[partition]:
             raise InvariantError("a gap in the offsets", partition=partition, offset=offset, wanted=position[partition])
         position[partition] += 1
