@@ -16,12 +16,13 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcpy
 
 import numpy as np
 
 from core_batch cimport (
-    mq_aborted, mq_arrow_size, mq_columns, mq_header, mq_header_count, mq_header_next, mq_run, mq_run_columns,
-    mq_run_free, mq_run_keys, mq_run_options, mq_run_plan,
+    mq_aborted, mq_arrow_size, mq_first_at_least, mq_columns, mq_header, mq_header_count, mq_header_next, mq_run, mq_run_columns,
+    mq_run_free, mq_run_copy, mq_run_keys, mq_run_options, mq_run_plan,
 )
 from spare_memory cimport spare_give, spare_take
 from status cimport MQ_ECORRUPT, MQ_OK, mq_error, mq_fail, mq_status, raise_status
@@ -117,9 +118,6 @@ cdef class Columns:
     def __len__(self):
         return self.count
 
-    def __repr__(self):
-        return f"<Columns {self.topic}-{self.partition}: {self.count} records before offset {self.next_offset}>"
-
     cdef void point(self, Run run, Py_ssize_t first, Py_ssize_t count):
         """Aim at `count` records of the run from `first` on."""
         cdef Py_ssize_t total = run.room
@@ -186,6 +184,20 @@ cdef class Columns:
         window.expected_offset, window.compressed_next = -1, False
         return window
 
+    def copy(self):
+        cdef Columns result = self.slice(0, self.count)
+        cdef Run source = self.run, run = Run.__new__(Run)
+        cdef Py_ssize_t origin = self.start_position
+        PyObject_GetBuffer(bytes(source.memory()[origin:source.end]), &run.view, PyBUF_SIMPLE)
+        run.held, run.bytes, run.end, run.room = True, <const uint8_t *>run.view.buf, source.end - origin, source.room
+        run.block = new_block(source.block.size)
+        memcpy(run.block.bytes, source.block.bytes, source.block.size)
+        if mq_run_copy(&source.run, origin, <int64_t *>run.block.bytes + 2 * run.room, &run.run) != MQ_OK:
+            raise MemoryError("no memory for a copy of columns")
+        result.point(run, self.first, self.count)
+        result.start_position, result.end_position = 0, self.end_position - origin
+        return result
+
     cdef Py_ssize_t at(self, Py_ssize_t index) except -1:
         """An index as Python gives it, as one of C's."""
         if index < 0:
@@ -242,9 +254,7 @@ cdef class Columns:
 
 
 cdef inline object bytes_at(const uint8_t *bytes, int64_t start, int32_t length):
-    if length < 0:
-        return None
-    return PyBytes_FromStringAndSize(<const char *>bytes + start, length)
+    return None if length < 0 else PyBytes_FromStringAndSize(<const char *>bytes + start, length)
 
 
 # No reference cycle passes through a record (it refers to columns, which refer to no record), so the collector need
@@ -302,7 +312,7 @@ cdef inline Record make_record(Columns columns, Py_ssize_t index):
 
 @cython.final
 cdef class RecordIterator:
-    """Records of one window, in order; `taken` and `rest()` tell what was handed out."""
+    """Records of one window, in order; knows what it has handed out."""
 
     cdef Columns columns
     cdef Py_ssize_t index, count
@@ -321,17 +331,14 @@ cdef class RecordIterator:
         return self.count - self.index
 
     @property
-    def taken(self):
-        return self.index
-
-    @property
     def next_offset(self):
         """Offset of the record that comes next, or what follows the window."""
         return self.columns.offset_at[self.index] if self.index < self.count else self.columns.next_offset
 
-    def rest(self):
-        """The window that was not handed out yet."""
-        return self.columns.slice(self.index, self.count)
+    def take_rest(self):
+        cdef Py_ssize_t index = self.index
+        self.index = self.count
+        return self.columns.slice(index, self.count)
 
 
 @cython.final
@@ -437,22 +444,11 @@ cdef Block aborted_block(object aborted, mq_run_options *options):
     return block
 
 
-cdef Py_ssize_t first_at_least(const int64_t *offsets, Py_ssize_t count, int64_t offset) noexcept nogil:
-    cdef Py_ssize_t low = 0, high = count, middle
-    while low < high:
-        middle = low + (high - low) // 2
-        if offsets[middle] < offset:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
 cdef object window_of(Run run, int64_t min_offset, Py_ssize_t start, str topic, int partition):
     """The window on all that was decoded, without the records below min_offset, and where the next call starts."""
     cdef Columns columns = Columns.__new__(Columns)
     cdef Py_ssize_t count = <Py_ssize_t>run.run.records
-    cdef Py_ssize_t cut = first_at_least(<const int64_t *>run.block.bytes, count, min_offset)
+    cdef Py_ssize_t cut = <Py_ssize_t>mq_first_at_least(<const int64_t *>run.block.bytes, count, min_offset)
     columns.point(run, cut, count - cut)
     columns.topic, columns.partition = topic, partition
     columns.start_position, columns.end_position = start, <Py_ssize_t>run.run.end

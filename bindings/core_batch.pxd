@@ -86,7 +86,9 @@ cdef extern from "mqcore/batch_iter.h" nogil:
     mq_status mq_run_columns(const uint8_t *bytes, mq_run *run, bint check_crc, const mq_columns *columns,
                              mq_error *err)
     mq_status mq_run_keys(const uint8_t *bytes, const mq_run *run, int64_t *starts, int32_t *lengths, mq_error *err)
+    mq_status mq_run_copy(const mq_run *run, uint64_t origin, int64_t *starts, mq_run *copy)
     void mq_run_free(mq_run *run)
+    size_t mq_first_at_least(const int64_t *offsets, size_t count, int64_t offset)
     ctypedef struct mq_scan_row:
         int64_t position
     mq_status mq_scan(const uint8_t *bytes, uint64_t *position, uint64_t end, uint32_t max_bytes, bint check_crc,

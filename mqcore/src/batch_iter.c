@@ -225,11 +225,41 @@ mq_status mq_run_keys(const uint8_t *bytes, const mq_run *run, int64_t *starts, 
     return MQ_OK;
 }
 
+mq_status mq_run_copy(const mq_run *run, uint64_t origin, int64_t *starts, mq_run *copy)
+{
+    *copy = *run;
+    copy->capacity = run->count > 0 ? run->count : 1;
+    copy->spans = malloc(copy->capacity * sizeof *copy->spans);
+    if (copy->spans == NULL)
+        return MQ_ENOMEM;
+    for (size_t i = 0; i < run->count; i++) {
+        copy->spans[i] = run->spans[i];
+        copy->spans[i].position -= origin;
+    }
+    for (uint64_t i = 0; i < run->records; i++)
+        starts[i] -= (int64_t)origin;
+    copy->end -= origin;
+    return MQ_OK;
+}
+
 void mq_run_free(mq_run *run)
 {
     free(run->spans);
     run->spans = NULL;
     run->count = run->capacity = 0;
+}
+
+size_t mq_first_at_least(const int64_t *offsets, size_t count, int64_t offset)
+{
+    size_t low = 0, high = count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (offsets[middle] < offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 mq_status mq_scan(const uint8_t *bytes, uint64_t *position, uint64_t end, uint32_t max_bytes, bool check_crc,

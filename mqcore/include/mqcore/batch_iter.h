@@ -76,7 +76,14 @@ mq_status mq_run_columns(const uint8_t *bytes, mq_run *run, bool check_crc, cons
  * MQ_ECORRUPT only if the bytes changed since. */
 mq_status mq_run_keys(const uint8_t *bytes, const mq_run *run, int64_t *starts, int32_t *lengths, mq_error *err);
 
+/* The same run over a copy of the bytes from `origin` on: positions, and those in starts (run->records), shift by that.
+ * *copy is overwritten; free its spans too. MQ_ENOMEM: nothing was shifted. */
+mq_status mq_run_copy(const mq_run *run, uint64_t origin, int64_t *starts, mq_run *copy);
+
 void mq_run_free(mq_run *run);
+
+/* Index of the first of `count` rising offsets that is `offset` or more; count if there is none. */
+size_t mq_first_at_least(const int64_t *offsets, size_t count, int64_t offset);
 
 /* What a listing of batches says of each (verify, dump, recovery tests). The layout is the numpy dtype of `scan`. */
 typedef struct mq_scan_row {

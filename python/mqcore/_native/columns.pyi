@@ -53,6 +53,8 @@ class Columns:
         """Offset of the first record; next_offset if there is none."""
     def slice(self, start: int, stop: int) -> Columns:
         """A window on records start .. stop (clipped to what is there), without a copy."""
+    def copy(self) -> Columns:
+        """The same window over a private copy of the bytes and columns."""
     def record(self, index: int) -> Record:
         """IndexError outside the window; negative counts from the end."""
     def headers(self, index: int) -> list[tuple[str, bytes | None]]:
@@ -89,13 +91,10 @@ class RecordIterator:
     def __next__(self) -> Record: ...
     def __length_hint__(self) -> int: ...
     @property
-    def taken(self) -> int:
-        """Records handed out so far."""
-    @property
     def next_offset(self) -> int:
         """Offset of the record that comes next, or the window's next_offset."""
-    def rest(self) -> Columns:
-        """The window that was not handed out yet."""
+    def take_rest(self) -> Columns:
+        """The window that was not handed out yet; the iterator ends with that."""
 
 @final
 class ValueIterator:

@@ -127,6 +127,20 @@ def test_windows_share_the_block() -> None:
     assert bytes(source[starts[2] : starts[2] + lengths[2]]) == b"k6"
 
 
+def test_a_copy_is_private() -> None:
+    source = bytearray(b"\0" * 7 + three_batches()[0])
+    run, _ = decode(source, 7)
+    window = run.slice(2, 9)
+    private = window.copy()
+    same = (window.values.to_list(), window.keys.to_list(), window.offsets.tolist(), window.next_offset)
+    assert run.values.to_list()[2:9] == same[0], "the original is untouched"
+    del run, window
+    source[:] = b"\xff" * len(source)  # would raise BufferError if anything still pointed into it
+    source.clear()
+    assert (private.values.to_list(), private.keys.to_list(), private.offsets.tolist(), private.next_offset) == same
+    assert private.copy().record(0).headers == []
+
+
 def test_values_are_a_sequence() -> None:
     run, _ = decode(encode([Plain(b"abc"), Plain(None), Plain(b"")]))
     values = run.values
@@ -320,5 +334,5 @@ def test_several_threads_may_share_one_object() -> None:
         thread.join()
     assert errors == []
     assert len(seen) == 2000
-    assert iterator.taken == 2000
+    assert len(iterator.take_rest()) == 0
     assert iterator.next_offset == 2000
