@@ -1,7 +1,7 @@
 """The queue of appenders that share the journal's rounds. Only mqcore.log.group_commit uses it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 class Submission:
     """Batches of one append on their way to the disk. target is None for a mark (no data). Offsets are record
@@ -21,11 +21,11 @@ class Submission:
 class CommitQueue:
     """Appenders that wait for the disk: the first becomes the leader of a round, the others are in it or the next."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         write_round: Callable[[list[Submission], int], None],
         final_error: Callable[[BaseException], BaseException],
-    ) -> None:
+    ) -> Self:
         """write_round(submissions, bytes): make them durable; may be called again with the same round after a signal.
         final_error(cause): the exception to raise in one waiter after a failed round."""
     pending_bytes: int

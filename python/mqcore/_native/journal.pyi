@@ -1,15 +1,15 @@
 """The journal's ring: records written, and replayed. Only mqcore.log.group_commit uses it."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from mqcore._native.commit import Submission
 
 class Journal:
     """The ring in one directory (`<number>.journal`). One writer at a time."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         io: Any,
         directory: str,
         store_id: bytes,
@@ -18,7 +18,7 @@ class Journal:
         file_limit: int,
         files_present: int = 0,
         read_only: bool = False,
-    ) -> None:
+    ) -> Self:
         """Open the ring and find its newest run; creates nothing. file_bytes: of a new file, a multiple of 4096;
         file_limit: how many there may be (2 or more); files_present: numbers below it are looked for.
         Raises StorageError, ValueError."""
