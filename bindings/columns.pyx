@@ -32,6 +32,7 @@ _INT64, _INT32, _UINT8 = np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.uin
 
 
 @cython.final
+@cython.internal
 cdef class Block:
     """Memory of our own, written once by the core and then read-only: what the arrays rest on."""
 
@@ -56,6 +57,7 @@ cdef Block new_block(Py_ssize_t size):
 
 
 @cython.final
+@cython.internal
 cdef class Run:
     """What several windows (Columns) share: the source buffer, the decoded block, the batches it came from."""
 
@@ -267,9 +269,6 @@ cdef class Record:
 
     cdef Columns columns
     cdef Py_ssize_t index
-
-    def __init__(self):
-        raise TypeError("records come from batches")
 
     @property
     def value(self):

@@ -1,146 +1,115 @@
-"""A partition, a marks page and a store in memory: what readers and consumers need, without files."""
+"""A partition log as a Python list: what views and the registry need of one, with power cuts and lost tails."""
 
 from __future__ import annotations
 
-import threading
+import struct
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import SimpleNamespace
 
-from mqcore._native.batch import scan
-from mqcore.errors import OffsetOutOfRangeError, UnknownTopicError
-from mqcore.log.reader import first_at_or_after
+from mqcore.log.internal_records import InternalRecord
 from mqcore.types import IsolationLevel
-from tests.support.batches import Plain, encode
-
-
-class FakeMapping(bytearray):
-    path = "fake/00000000000000000000.log"
-
-
-class FakeSlice(NamedTuple):
-    mapping: FakeMapping
-    start: int
-    end: int
-    compacted: bool
-
-
-class FakeMarks:
-    """One word; waits are woken by `publish`."""
-
-    def __init__(self) -> None:
-        self._changed, self._word, self.waits = threading.Condition(), 0, 0
-
-    def sequence(self, slot: int = -1) -> int:
-        return self._word
-
-    def wait(self, seen: int, timeout_s: float | None, slot: int = -1) -> bool:
-        with self._changed:
-            self.waits += 1
-            return self._changed.wait_for(lambda: self._word != seen, timeout_s)
-
-    def publish(self) -> None:
-        with self._changed:
-            self._word += 1
-            self._changed.notify_all()
 
 
 @dataclass
 class FakeLog:
-    """Batches back to back in one 'segment'; a test may damage `data`; `rows` are as it was added.
+    """records: (leader epoch, record). durable: offset below which records survive `crash`; -1: all are."""
 
-    stable: the last stable offset, if below the end.
-    """
-
-    topic: str = "t"
-    partition: int = 0
-    marks: FakeMarks = field(default_factory=FakeMarks)
     topic_id: uuid.UUID = field(default_factory=uuid.uuid4)
-    deleted: bool = False
-    compacted: bool = False
+    records: list[tuple[int, InternalRecord]] = field(default_factory=list)
+    durable: int = -1
+    leader_epoch: int = 0
     log_start_offset: int = 0
-    stable: int = -1
-    aborted_transactions: list[tuple[int, int, int, int]] = field(default_factory=list)
-    data: bytes = b""
-    rows: list[tuple[int, int, int]] = field(default_factory=list)  # base offset, last offset, end position
-    end_offset: int = 0
+    reads: int = 0
 
-    def add(self, batches: bytes) -> None:
-        base = len(self.data)
-        for row in scan(batches)[0]:
-            self.rows.append(
-                (int(row["base_offset"]), int(row["last_offset"]), base + int(row["position"] + row["size"]))
-            )
-        self.data += batches
-        self.end_offset = self.rows[-1][1] + 1
-        self.marks.publish()
+    def put(self, key: bytes | None, value: bytes | None) -> int:
+        self.records.append((self.leader_epoch, InternalRecord(len(self.records), 0, key, value)))
+        return len(self.records)
 
-    def append(self, *values: bytes | None, codec: int = 0, timestamp: int = 1_700_000_000_000) -> None:
-        self.add(encode([Plain(v, timestamp=timestamp) for v in values], self.end_offset, codec=codec))
+    def visible_end(self, isolation: IsolationLevel) -> int:
+        assert isolation is IsolationLevel.READ_COMMITTED
+        return len(self.records) if self.durable < 0 else self.durable
 
-    def visible_end(self, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED) -> int:
-        stable = self.stable if self.stable >= 0 else self.end_offset
-        return stable if isolation == IsolationLevel.READ_COMMITTED else self.end_offset
+    def epoch_of(self, offset: int) -> int:
+        return self.records[offset][0] if 0 <= offset < len(self.records) else -1
 
-    def aborted(self, from_offset: int, to_offset: int) -> list[tuple[int, int, int, int]]:
-        return self.aborted_transactions
+    def lose_tail(self, end: int) -> None:
+        """An unclean open that found records only below `end`."""
+        del self.records[end:]
+        self.leader_epoch += 1
 
-    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
-        return first_at_or_after(self, self.log_start_offset, timestamp_ms)
+    def iterate(self, _: object, offset: int) -> Iterator[InternalRecord]:
+        self.reads += 1
+        for _epoch, record in self.records[offset : self.visible_end(IsolationLevel.READ_COMMITTED)]:
+            yield record
 
-    def read(
-        self, offset: int, *, max_bytes: int = 1 << 20, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
-    ) -> FakeSlice | None:
-        end = self.visible_end(isolation)
-        if not self.log_start_offset <= offset <= self.end_offset:
-            raise OffsetOutOfRangeError("offset out of range", offset=offset)
-        if offset >= end:
+    def read(self, offset: int, **_: object) -> list[InternalRecord] | None:
+        """A slice, as far as `decode_slice` understands it."""
+        return list(self.iterate(None, offset)) or None
+
+    # What the registry writes: batches of internal_records.encode, taken apart again.
+
+    def append(self, batches: bytearray) -> SimpleNamespace:
+        for record in decode(bytes(batches), len(self.records)):
+            self.records.append((self.leader_epoch, record))
+        return SimpleNamespace(next_offset=len(self.records))
+
+    def wait_durable(self, next_offset: int, timeout_s: float | None = None) -> None:
+        assert next_offset <= len(self.records)
+        if self.durable >= 0:
+            self.durable = max(self.durable, next_offset)
+
+    def fold(self) -> dict[bytes, bytes]:
+        """What a plain dict makes of the durable records."""
+        state: dict[bytes, bytes] = {}
+        for _, record in self.records[: self.visible_end(IsolationLevel.READ_COMMITTED)]:
+            if record.key is None:
+                continue
+            if record.value is None:
+                state.pop(record.key, None)
+            else:
+                state[record.key] = record.value
+        return state
+
+
+def decode_slice(part: list[InternalRecord], _: int) -> Iterator[tuple[InternalRecord, int]]:
+    """Stands in for internal_records._decode over a FakeLog."""
+    return ((record, record.offset + 1) for record in part)
+
+
+def decode(batch: bytes, base_offset: int) -> list[InternalRecord]:
+    """Records of one uncompressed batch: a second reading of the format, for tests only."""
+    (count,) = struct.unpack_from(">i", batch, 57)
+    (base_timestamp,) = struct.unpack_from(">q", batch, 27)
+    position, records = 61, []
+
+    def varint() -> int:
+        nonlocal position
+        shift = value = 0
+        while True:
+            byte = batch[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return (value >> 1) ^ -(value & 1)
+
+    def data() -> bytes | None:
+        nonlocal position
+        size = varint()
+        if size < 0:
             return None
-        start = stop = -1
-        position = 0
-        for _, last, row_end in self.rows:
-            if last >= offset and last < end:
-                start = position if start < 0 else start
-                if stop >= 0 and row_end - start > max_bytes:
-                    break
-                stop = row_end
-            position = row_end
-        return FakeSlice(FakeMapping(self.data), start, stop, self.compacted) if start >= 0 else None
+        position += size
+        return batch[position - size : position]
 
-
-class FakeInfo(NamedTuple):
-    name: str
-    topic_id: uuid.UUID
-    partitions: int
-
-
-class FakeStore:
-    """Topics of FakeLogs on one FakeMarks."""
-
-    def __init__(self, **topics: int) -> None:
-        self.marks = FakeMarks()
-        self.logs: dict[str, list[FakeLog]] = {}
-        for name, partitions in topics.items():
-            self.create_topic(name, partitions)
-
-    def create_topic(self, name: str, partitions: int = 1) -> None:
-        topic_id = uuid.uuid4()
-        self.logs[name] = [FakeLog(name, number, self.marks, topic_id) for number in range(partitions)]
-
-    def delete_topic(self, name: str) -> None:
-        for log in self.logs.pop(name):
-            log.deleted = True
-
-    def topics(self) -> dict[str, FakeInfo]:
-        return {name: FakeInfo(name, logs[0].topic_id, len(logs)) for name, logs in sorted(self.logs.items())}
-
-    def topic(self, name: str) -> FakeInfo:
-        if name not in self.logs:
-            raise UnknownTopicError("no such topic", topic=name)
-        return self.topics()[name]
-
-    def partition(self, topic: str, partition: int) -> FakeLog:
-        try:
-            return self.logs[topic][partition]
-        except (KeyError, IndexError):
-            raise UnknownTopicError("no such partition", topic=topic, partition=partition) from None
+    for _ in range(count):
+        end = varint() + position
+        assert batch[position] == 0
+        position += 1
+        timestamp, delta = base_timestamp + varint(), varint()
+        records.append(InternalRecord(base_offset + delta, timestamp, data(), data()))
+        assert varint() == 0
+        assert position == end
+    assert position == len(batch)
+    return records

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mqcore.client.batches import Batch
 from mqcore.log.reader import PartitionReader
 from tests.support.batches import Plain, encode, plain_records
-from tests.support.fake_log import FakeLog
+from tests.support.memory_store import FakeLog
 
 pa = pytest.importorskip("pyarrow")
 

@@ -14,7 +14,7 @@ import pytest
 from mqcore.client.consumer import Consumer
 from mqcore.errors import CorruptBatchError, OffsetOutOfRangeError, StoreClosedError, UnknownTopicError
 from mqcore.types import TopicPartition
-from tests.support.fake_log import FakeStore
+from tests.support.memory_store import FakeStore
 
 
 def filled(partitions: int = 1, records: int = 20, batch: int = 5) -> FakeStore:

@@ -12,7 +12,7 @@ from mqcore.log import reader as reader_module
 from mqcore.log.reader import PartitionReader, first_at_or_after
 from mqcore.types import IsolationLevel
 from tests.support.batches import TRANSACTIONAL, Plain, encode, marker, numbered, plain_records
-from tests.support.fake_log import FakeLog
+from tests.support.memory_store import FakeLog
 
 CODECS = (0, 1, 2, 3, 4)
 
