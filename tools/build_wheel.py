@@ -29,28 +29,41 @@ def run(*command: str, cwd: Path = ROOT, **environment: str) -> None:
 
 
 def build(directory: Path) -> Path:
-    """The wheel as setuptools makes it, compiled by zig."""
+    """The wheel as setuptools makes it, compiled by zig, from the source distribution: so that one is proved too."""
+    run(sys.executable, "-P", "-m", "build", "--sdist", "--no-isolation", "-o", str(directory), str(ROOT))
+    (source,) = directory.glob("*.tar.gz")
     compiler = f"{sys.executable} -P {ROOT / 'tools' / 'zigcc.py'}"
     run(
         *(sys.executable, "-P", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"),
-        *("-w", str(directory), str(ROOT)),
+        *("-w", str(directory), str(source)),
         CC=compiler,
         CXX=compiler,
         LDSHARED=f"{compiler} -shared",
         AR="ar",
-        # Objects of another compiler must not be taken over.
-        MQCORE_BUILD_DIR=str(directory / "objects"),
     )
     (wheel,) = directory.glob("*.whl")
+    DIST.mkdir(exist_ok=True)
+    shutil.copy(source, DIST)
     return wheel
 
 
 def repair(wheel: Path) -> Path:
     """Give the wheel its manylinux tag; auditwheel refuses if it needs newer symbols or foreign libraries."""
-    DIST.mkdir(exist_ok=True)
     before = set(DIST.glob("*.whl"))
     platform_tag = f"{POLICY}_{sysconfig.get_platform().rpartition('-')[2]}"
-    run(sys.executable, "-P", "-m", "auditwheel", "repair", "--plat", platform_tag, "-w", str(DIST), str(wheel))
+    run(
+        sys.executable,
+        "-P",
+        "-m",
+        "auditwheel",
+        "repair",
+        "--strip",
+        "--plat",
+        platform_tag,
+        "-w",
+        str(DIST),
+        str(wheel),
+    )
     new = sorted(set(DIST.glob("*.whl")) - before) or sorted(DIST.glob("*.whl"), key=os.path.getmtime)
     run(sys.executable, "-P", "-m", "auditwheel", "show", str(new[-1]))
     return new[-1]
@@ -81,5 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(ROOT / "build" / "bdist", ignore_errors=True)
     sys.exit(main())

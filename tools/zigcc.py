@@ -12,10 +12,13 @@ import sys
 
 # 2.28 is manylinux_2_28: Debian 10, RHEL 8 and later. (2.17 hides getrandom and copy_file_range.)
 GLIBC = os.environ.get("MQCORE_GLIBC", "2.28")
-DROPPED = ("-Wl,-rpath", "-Wl,--enable-new-dtags", "-L", "-fno-semantic-interposition", "-march=", "-mtune=")
+DROPPED = ("-Wl,-rpath", "-Wl,--enable-new-dtags", "-fno-semantic-interposition", "-march=", "-mtune=")
 
 
 def keep(argument: str) -> bool:
+    """Whether zig may see an argument: no run paths, no folder of this Python (its libraries are for this glibc)."""
+    if argument.startswith("-L"):
+        return not argument[2:].startswith((sys.prefix, sys.base_prefix))
     return not argument.startswith(DROPPED)
 
 

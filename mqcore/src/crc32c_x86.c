@@ -12,9 +12,16 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define TARGET_SSE42 __attribute__((target("sse4.2")))
-#define TARGET_PCLMUL __attribute__((target("sse4.2,pclmul")))
-#define TARGET_VPCLMUL __attribute__((target("sse4.2,pclmul,avx512f,avx512vl,avx512bw,avx512dq,vpclmulqdq")))
+/* clang made the crc32 instruction a feature of its own; for gcc it is a part of sse4.2. */
+#ifdef __clang__
+#define TARGET_CRC32 ",crc32"
+#else
+#define TARGET_CRC32 ""
+#endif
+#define TARGET_SSE42 __attribute__((target("sse4.2" TARGET_CRC32)))
+#define TARGET_PCLMUL __attribute__((target("sse4.2,pclmul" TARGET_CRC32)))
+#define TARGET_VPCLMUL                                                                                                 \
+    __attribute__((target("sse4.2,pclmul,avx512f,avx512vl,avx512bw,avx512dq,vpclmulqdq" TARGET_CRC32)))
 
 #define K1_2048 0x0DCB17AA4
 #define K2_2048 0x0B9E02B86
