@@ -39,6 +39,9 @@ class FakeMarks:
             self.waits += 1
             return self._changed.wait_for(lambda: self._word != seen, timeout_s)
 
+    def closed(self) -> bool:
+        return False
+
     def publish(self) -> None:
         with self._changed:
             self._word += 1

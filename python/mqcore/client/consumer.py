@@ -38,11 +38,14 @@ Partition = int | tuple[str, int] | TopicPartition
 SLICE_BYTES = 1 << 20
 # A sleeper looks up this often although nothing was published: only then does it see that the consumer was closed.
 CLOSE_CHECK_S = 0.5
+# How often a reader of a store that nobody writes looks for a new writer.
+WRITER_CHECK_S = 0.05
 
 
 class MarksLike(Protocol):
     def sequence(self, slot: int = -1) -> int: ...
     def wait(self, seen: int, timeout_s: float | None, slot: int = -1) -> bool: ...
+    def closed(self) -> bool: ...
 
 
 class LogLike(ReadableLog, Protocol):
@@ -113,7 +116,7 @@ class Consumer:
         self._in_flight: _InFlight | None = None
         self._assigned = False  # by hand: the subscription no longer decides
         self._closed = False
-        self._subscription.refresh(store, force=True)
+        self._subscription.require(store)
         self._follow_subscription(start)
 
     # -- which partitions -------------------------------------------------------------------------------------------
@@ -248,12 +251,13 @@ class Consumer:
             self._check_open()
             self._give_back()
         while True:
-            seen = self._store.marks.sequence()  # before the look: invariant 2
+            marks = self._store.marks  # the same for look and sleep: a reader may find a new writer meanwhile
+            seen = marks.sequence()  # before the look: invariant 2
             with self._lock:
                 if self._closed:
                     return []
                 found = self._collect(max_records, one=False)
-            if found or not self._sleep(seen, deadline):
+            if found or not self._sleep(marks, seen, deadline):
                 return [Batch(columns) for columns in found]
 
     def batches(self, max_records: int = 10_000, timeout_s: float | None = None) -> Iterator[Batch]:
@@ -289,14 +293,15 @@ class Consumer:
         with self._lock:
             self._give_back()
         while True:
-            seen = self._store.marks.sequence()
+            marks = self._store.marks
+            seen = marks.sequence()
             with self._lock:
                 if self._closed:
                     return None
                 found = self._collect(max_records, one=True)
             if found:
                 return found[0]
-            if not self._sleep(seen, deadline):
+            if not self._sleep(marks, seen, deadline):
                 return None
 
     def _collect(self, max_records: int, *, one: bool) -> list[Columns]:
@@ -315,9 +320,14 @@ class Consumer:
             try:
                 columns = self._read(key, reader, max_records)
             except MQError:
-                if not found:
+                if found:
+                    break
+                if self._assigned or not self._subscription.refresh(self._store, at_once=True):
                     raise
-                break
+                self._follow_subscription("earliest")
+                if key in self._readers:
+                    raise
+                continue  # the topic was deleted: that is what went wrong
             if columns is not None:
                 found.append(columns)
                 max_records -= len(columns)
@@ -347,12 +357,14 @@ class Consumer:
             if flight.key in self._readers:
                 self._readers[flight.key].unread(rest)
 
-    def _sleep(self, seen: int, deadline: float | None) -> bool:
+    def _sleep(self, marks: MarksLike, seen: int, deadline: float | None) -> bool:
         """Wait for a publication after `seen`; False: the deadline passed."""
         left = CLOSE_CHECK_S if deadline is None else deadline - time.monotonic()
         if left <= 0:
             return False
-        self._store.marks.wait(seen, min(left, CLOSE_CHECK_S))
+        if marks.wait(seen, min(left, CLOSE_CHECK_S)) and marks.sequence() == seen and marks.closed():
+            # The writer is gone, so waits end at once and nothing can be published: look now and then for a new one.
+            time.sleep(min(left, WRITER_CHECK_S))
         return True
 
     # -- the end ----------------------------------------------------------------------------------------------------

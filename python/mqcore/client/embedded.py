@@ -7,11 +7,12 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mqcore.config.keys import ConfigValue
 from mqcore.errors import MQError
@@ -23,6 +24,9 @@ from mqcore.types import Durability
 if TYPE_CHECKING:
     from mqcore.client.consumer import Consumer
     from mqcore.client.producer import Producer
+
+
+Child = TypeVar("Child")
 
 
 class Store:
@@ -127,15 +131,15 @@ class Store:
         self.log.check_writable()
         return self._keep(Producer(self.log, **options))
 
-    def consumer(self, *topics: str, **options: Any) -> Consumer:
-        """A consumer of topics (names, or a compiled regular expression). options: see
-        mqcore.client.consumer.Consumer."""
+    def consumer(self, *topics: str | re.Pattern[str] | Iterable[str | re.Pattern[str]], **options: Any) -> Consumer:
+        """A consumer of topics (names, lists of names, regular expressions compiled or as strings that begin with "^").
+        options: see mqcore.client.consumer.Consumer."""
         from mqcore.client.consumer import Consumer
 
         self.log.check_usable()
         return self._keep(Consumer(self.log, *topics, **options))
 
-    def _keep(self, child: Any) -> Any:
+    def _keep(self, child: Child) -> Child:
         with self._lock:
             self._children.add(child)
         return child

@@ -46,19 +46,19 @@ class Subscription:
         self.topics: dict[str, tuple[uuid.UUID, int]] = {}  # name -> topic id, partitions
         self._looked = -1.0
 
-    def refresh(self, source: TopicSource, *, force: bool = False) -> bool:
-        """Look at the store's topics again; whether anything changed.
+    def require(self, source: TopicSource) -> None:
+        """Look for the first time: a name must be there (a typing error must not wait for ever). UnknownTopicError."""
+        for name in self.names:
+            source.topic(name)
+        self.refresh(source, at_once=True)
 
-        Raises UnknownTopicError for a name (with force, at the start: a typing error must not wait for ever).
-        """
+    def refresh(self, source: TopicSource, *, at_once: bool = False) -> bool:
+        """Look at the store's topics again (at_once: even if the last look was just now); whether anything changed."""
         now = time.monotonic()
-        if not force and now - self._looked < REFRESH_S:
+        if not at_once and now - self._looked < REFRESH_S:
             return False
         self._looked = now
         there = source.topics()
-        if force:
-            for name in self.names:
-                source.topic(name)
         found = {name: (there[name].topic_id, there[name].partitions) for name in self.names if name in there}
         for name, info in there.items() if self.patterns else ():
             if any(pattern.match(name) for pattern in self.patterns):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -54,11 +54,10 @@ RUN_RECORDS_MIN = 1000
 
 
 class MappingLike(Protocol):
-    """A buffer that knows its file."""
+    """A buffer (as `memoryview` takes it) that knows its file."""
 
     @property
     def path(self) -> str: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
 class SliceLike(Protocol):
@@ -164,14 +163,14 @@ class PartitionReader(Generic[Log]):
         found = self.log.read(self._fetch, max_bytes=self.max_bytes, isolation=self.isolation)
         if found is None:
             return False
-        self._source, self._at, self._end = found.mapping, found.start, found.end
+        self._source, self._at, self._end = cast("Buffer", found.mapping), found.start, found.end
         self._shift, self._path, self._compacted = 0, found.mapping.path, found.compacted
         if self._expected < 0 and found.start == 0 and not found.compacted:
             # A segment's name vouches for its first batch, as the batch before does for others.
             name = parse_segment_file(os.path.basename(self._path))
             self._expected = -1 if name is None else name.base_offset
         if self.copy:
-            self._source = bytes(memoryview(found.mapping)[found.start : found.end])
+            self._source = bytes(memoryview(self._source)[found.start : found.end])
             self._at, self._end, self._shift = 0, found.end - found.start, found.start
         aborted = getattr(self.log, "aborted", None)
         if aborted is not None and self.isolation == IsolationLevel.READ_COMMITTED:
