@@ -3,7 +3,7 @@
 #ifndef MQCORE_BUDGET_H
 #define MQCORE_BUDGET_H
 
-#include <stdlib.h>
+#include "mqcore/alloc.h"
 
 #include "mqcore/status.h"
 
@@ -26,14 +26,14 @@ static inline mq_status mq_budget_resize(mq_budget *budget, void **block, size_t
 {
     const size_t before = mq_block_bytes(old_size), after = mq_block_bytes(new_size);
     if (new_size == 0) {
-        free(*block);
+        mq_free(*block);
         *block = NULL;
         budget->used -= before;
         return MQ_OK;
     }
     if (after > before && after - before > budget->max - budget->used)
         return MQ_EFULL;
-    void *moved = realloc(*block, new_size);
+    void *moved = mq_realloc(*block, new_size);
     if (moved == NULL)
         return MQ_ENOMEM;
     *block = moved;

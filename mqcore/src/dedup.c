@@ -146,13 +146,13 @@ mq_dedup *mq_dedup_new(const mq_dedup_config *config, mq_error *err)
         mq_fail(err, MQ_EINVAL, NULL, 0, "max_bytes must be at least 65536 and the epoch from 1970 on");
         return NULL;
     }
-    mq_dedup *d = calloc(1, sizeof *d);
-    mq_bucket **table = calloc((size_t)1 << TABLE_BITS_START, sizeof *table);
-    uint16_t *scratch = malloc(65536 * sizeof *scratch);
+    mq_dedup *d = mq_alloc_zeroed(sizeof *d);
+    mq_bucket **table = mq_alloc_zeroed(sizeof *table << TABLE_BITS_START);
+    uint16_t *scratch = mq_alloc(65536 * sizeof *scratch);
     if (d == NULL || table == NULL || scratch == NULL) {
-        free(d);
-        free(table);
-        free(scratch);
+        mq_free(d);
+        mq_free(table);
+        mq_free(scratch);
         mq_fail(err, MQ_ENOMEM, NULL, 0, "no memory for a dedup window");
         return NULL;
     }
@@ -172,12 +172,12 @@ void mq_dedup_free(mq_dedup *d)
     for (size_t i = 0; i < table_size(d); i++)
         if (d->table[i] != NULL) {
             mq_bucket_clear(d->table[i], &d->budget);
-            free(d->table[i]);
+            mq_free(d->table[i]);
         }
     mq_pending_clear(&d->pending, &d->budget);
-    free(d->table);
-    free(d->scratch);
-    free(d);
+    mq_free(d->table);
+    mq_free(d->scratch);
+    mq_free(d);
 }
 
 const mq_dedup_config *mq_dedup_configuration(const mq_dedup *d)

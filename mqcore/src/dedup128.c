@@ -103,14 +103,14 @@ mq_dedup128 *mq_dedup128_new(size_t max_bytes, uint64_t seed, mq_error *err)
         mq_fail(err, MQ_EINVAL, NULL, 0, "max_bytes must be at least 65536");
         return NULL;
     }
-    mq_dedup128 *d = calloc(1, sizeof *d);
+    mq_dedup128 *d = mq_alloc_zeroed(sizeof *d);
     if (d != NULL) {
         d->budget.max = max_bytes;
         d->seed = seed;
         if (rebuild(d, TABLE_BITS_START) == MQ_OK)
             return d;
     }
-    free(d);
+    mq_free(d);
     fail(MQ_ENOMEM, err);
     return NULL;
 }
@@ -120,8 +120,8 @@ void mq_dedup128_free(mq_dedup128 *d)
     if (d == NULL)
         return;
     mq_pending_clear(&d->pending, &d->budget);
-    free(d->table);
-    free(d);
+    mq_free(d->table);
+    mq_free(d);
 }
 
 size_t mq_dedup128_bytes_used(const mq_dedup128 *d)
@@ -261,7 +261,7 @@ mq_status mq_dedup128_serialize(const mq_dedup128 *d, uint8_t **bytes, size_t *s
 {
     const size_t whole = HEADER_BYTES + (size_t)d->ids * ENTRY_BYTES + d->pending.length * (size_t)16 +
                          (size_t)d->pending.count * sizeof(mq_pending_id) + 4;
-    uint8_t *made = malloc(whole), *at = made;
+    uint8_t *made = mq_alloc(whole), *at = made;
     if (made == NULL)
         return fail(MQ_ENOMEM, err);
     const uint32_t counts[2] = {d->pending.length, 0};

@@ -75,7 +75,7 @@ static mq_status directory_set(mq_bucket *b, uint32_t local, mq_budget *budget, 
 /* Move every id of b into a directory. On failure b is as before. */
 static mq_status to_directory(mq_bucket *b, mq_budget *budget)
 {
-    uint16_t *lows = malloc(65536 * sizeof(uint16_t));
+    uint16_t *lows = mq_alloc(65536 * sizeof(uint16_t));
     if (lows == NULL)
         return MQ_ENOMEM;
     mq_bucket made = {.form = FORM_DIRECTORY};
@@ -94,7 +94,7 @@ static mq_status to_directory(mq_bucket *b, mq_budget *budget)
         status = mq_slot_make(&made.u.slots[made.length], key, lows, count, budget);
         made.length += status == MQ_OK;
     }
-    free(lows);
+    mq_free(lows);
     if (status != MQ_OK) {
         mq_bucket_clear(&made, budget);
         return status;

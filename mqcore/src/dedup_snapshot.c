@@ -125,8 +125,8 @@ static void put_all(writer *w, const mq_dedup *d, mq_bucket *const *buckets, uin
 mq_status mq_dedup_serialize(const mq_dedup *d, uint8_t **bytes, size_t *size, mq_error *err)
 {
     writer w = {NULL, 0};
-    mq_bucket **buckets = malloc((d->count > 0 ? d->count : 1) * sizeof *buckets);
-    uint16_t *lows = malloc(2 * 65536 * sizeof *lows);
+    mq_bucket **buckets = mq_alloc((d->count > 0 ? d->count : 1) * sizeof *buckets);
+    uint16_t *lows = mq_alloc(2 * 65536 * sizeof *lows);
     if (buckets != NULL && lows != NULL) {
         uint32_t n = 0;
         for (size_t i = 0; i < (size_t)1 << d->bits; i++)
@@ -134,15 +134,15 @@ mq_status mq_dedup_serialize(const mq_dedup *d, uint8_t **bytes, size_t *size, m
                 buckets[n++] = d->table[i];
         qsort(buckets, n, sizeof *buckets, by_number);
         put_all(&w, d, buckets, lows);
-        w.bytes = malloc(w.at + sizeof(uint32_t));
+        w.bytes = mq_alloc(w.at + sizeof(uint32_t));
         w.at = 0;
         if (w.bytes != NULL) {
             put_all(&w, d, buckets, lows);
             put32(&w, mq_crc32c(0, w.bytes, w.at));
         }
     }
-    free(buckets);
-    free(lows);
+    mq_free(buckets);
+    mq_free(lows);
     if (w.bytes == NULL)
         return mq_fail(err, MQ_ENOMEM, NULL, 0, "no memory for a dedup snapshot");
     *bytes = w.bytes;
