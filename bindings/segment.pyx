@@ -383,6 +383,7 @@ cdef class Recovered:
     """What recover found in a segment's .log file."""
 
     cdef readonly str kind, problem
+    cdef readonly dict open_transactions
     cdef readonly object valid_size, next_offset, batches, records, max_timestamp, offset_of_max_timestamp
     cdef readonly object file_size, problem_position, valid_after, last_leader_epoch
 
@@ -393,7 +394,8 @@ cdef class Recovered:
 
 
 def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from_offset=-1, max_batch_bytes,
-            bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True, bint write_indexes=True):
+            bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True,
+            bint write_indexes=True, open_transactions=None):
     cdef mq_recover_options options
     cdef mq_recovered found
     cdef bytes name = _path(directory)
@@ -401,7 +403,9 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     cdef mq_io *table = _io_of(io)
     cdef mq_error err
     cdef mq_status status
-    cdef Recovered result
+    cdef mq_open_txn *txns
+    cdef size_t i
+    found.txns.open = NULL
     options.from_position = from_position
     options.from_offset = from_offset
     options.max_batch_bytes = max_batch_bytes
@@ -410,11 +414,33 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     options.index_max_bytes = index_max_bytes
     options.write_indexes = write_indexes
     options.sync_indexes = sync_indexes
-    with nogil:
-        status = mq_segment_recover(table, c_name, base_offset, &options, &found, &err)
-    if status != MQ_OK:
-        _raise(status, &err)
-    result = Recovered.__new__(Recovered)
+    options.open_txn_count = len(open_transactions or ())
+    txns = <mq_open_txn *>mq_alloc(options.open_txn_count * sizeof(mq_open_txn))
+    if txns == NULL:
+        raise MemoryError()
+    options.open_txns = txns
+    try:
+        for i, (producer_id, first_offset) in enumerate((open_transactions or {}).items()):
+            txns[i].producer_id = producer_id
+            txns[i].first_offset = first_offset
+        with nogil:
+            status = mq_segment_recover(table, c_name, base_offset, &options, &found, &err)
+    finally:
+        mq_free(txns)
+    try:
+        if status != MQ_OK:
+            _raise(status, &err)
+        return _recovered(&found)
+    finally:
+        mq_recovered_free(&found)
+
+
+cdef Recovered _recovered(mq_recovered *found):
+    cdef Recovered result = Recovered.__new__(Recovered)
+    cdef size_t i
+    result.open_transactions = {
+        found.txns.open[i].producer_id: found.txns.open[i].first_offset for i in range(found.txns.open_count)
+    }
     result.kind = ("clean", "torn", "zeros", "bad")[<int>found.end]
     result.problem = (<bytes>found.problem).decode("utf-8", "replace")
     result.valid_size = found.valid_bytes

@@ -62,6 +62,14 @@ cdef extern from "mqcore/segment_read.h" nogil:
     mq_status mq_map_populate(mq_io *io, void *address, size_t length, uint64_t start, uint64_t end,
                               const char *path, mq_error *err)
 
+cdef extern from "mqcore/txn_track.h" nogil:
+    ctypedef struct mq_open_txn:
+        int64_t producer_id
+        int64_t first_offset
+    ctypedef struct mq_txn_track:
+        mq_open_txn *open
+        size_t open_count
+
 cdef extern from "mqcore/segment_recover.h" nogil:
     ctypedef enum mq_log_end:
         MQ_END_CLEAN
@@ -77,6 +85,8 @@ cdef extern from "mqcore/segment_recover.h" nogil:
         uint32_t index_max_bytes
         bint write_indexes
         bint sync_indexes
+        const mq_open_txn *open_txns
+        size_t open_txn_count
     ctypedef struct mq_recovered:
         mq_log_end end
         uint64_t file_bytes
@@ -90,8 +100,11 @@ cdef extern from "mqcore/segment_recover.h" nogil:
         int64_t problem_position
         int64_t valid_after
         char[120] problem
+        mq_txn_track txns
+    void mq_recovered_free(mq_recovered *recovered)
     mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offset,
                                  const mq_recover_options *options, mq_recovered *recovered, mq_error *err)
 
 cdef extern from "mqcore/alloc.h" nogil:
+    void *mq_alloc(size_t size)
     void mq_free(void *block)

@@ -23,6 +23,7 @@ mqcore\._native\.\w+(\.\w+)*\.__(reduce|setstate)_cython__
 mqcore\._native\.\w+(\.\w+)*\.__(reduce|setstate|pyx_vtable|pyx_capi|test|getstate)__
 mqcore\._native\.\w+\.__pyx_\w+
 mqcore\._native\.\w+\.__test__
+mqcore\._native\.\w+\.\w+\.__(buffer|release_buffer)__
 """
 
 

@@ -285,7 +285,7 @@ static mq_status append_locked(mq_segment *segment, uint8_t *batches, size_t siz
         return status;
     const uint64_t written = mq_seg_written(segment);
     if (size == 0 || base_offset < mq_seg_next(segment))
-        return mq_fail(err, MQ_EINVAL, segment->path, written, size == 0 ? "no batches" : "base_offset is used already");
+        return mq_fail(err, MQ_EINVAL, segment->path, written, size == 0 ? "no batches" : "base_offset is taken");
     const uint64_t roof = written == 0 ? MQ_SEGMENT_BYTES_MAX : segment->limits.segment_bytes;
     if (written > roof || size > roof - written)
         return mq_fail(err, MQ_EFULL, segment->path, written, "the chunk would pass segment_bytes");

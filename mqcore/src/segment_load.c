@@ -26,16 +26,9 @@ void mq_seg_unload(mq_segment *segment)
     pthread_mutex_unlock(&segment->lock);
 }
 
-/* Whether the batch of this walk, or a later one, ends at `offset` and has that max_timestamp. */
-static bool has_batch(mq_walk *walk, bool stepped, int64_t offset, int64_t max_timestamp)
-{
-    mq_status status = stepped ? MQ_OK : mq_walk_next(walk, NULL);
-    while (status == MQ_OK && walk->last_offset < offset)
-        status = mq_walk_next(walk, NULL);
-    return status == MQ_OK && walk->last_offset == offset && walk->batch.max_timestamp == max_timestamp;
-}
-
-/* What the files hold that the log confirms. start: out, position of the batch of the last entry kept, 0: none. */
+/* What the files hold that the log confirms: the newest time entry that names a batch of the log rightly, the offset
+ * entries up to that batch, and nothing later. A time index that is behind or spoilt then only makes the walk that
+ * follows longer. start: out, position of the batch of the last offset entry kept, 0: none. */
 static void keep_entries(mq_segment *segment, int fd, const mq_extent *seen, uint32_t *offsets, uint32_t *times,
                          mq_index_progress *progress, uint64_t *start)
 {
@@ -43,31 +36,32 @@ static void keep_entries(mq_segment *segment, int fd, const mq_extent *seen, uin
     uint8_t bytes[MQ_INDEX_ENTRY_MAX];
     mq_walk walk;
     bool stepped;
+    uint32_t kept = 0;
     *offsets = *times = 0;
     *start = 0;
     mq_index_progress_reset(progress, segment->base_offset);
-    const mq_offset_target target = {seen->next_offset - 1 - segment->base_offset, (int64_t)seen->size - 1};
-    if (seen->size == 0 || mq_seg_sibling(segment, ".timeindex", path, NULL) != MQ_OK)
-        return;
-    mq_seg_floor(segment, &walk, fd, seen->next_offset - 1, seen->size - 1, seen->size, &stepped);
-    if (!stepped)
-        return;
-    const int64_t last = walk.last_offset - segment->base_offset;
-    const uint64_t position = walk.at;
-    uint32_t kept_times = 0;
-    if (!mq_index_floor_file(segment->io, path, MQ_TIME_ENTRY, UINT32_MAX, mq_time_index_after_offset, &last, bytes,
-                             &kept_times))
+    const int64_t last = seen->next_offset - 1 - segment->base_offset;
+    if (mq_seg_sibling(segment, ".timeindex", path, NULL) != MQ_OK ||
+        !mq_index_floor_file(segment->io, path, MQ_TIME_ENTRY, UINT32_MAX, mq_time_index_after_offset, &last, bytes,
+                             &kept))
         return;
     const mq_time_entry time = mq_time_entry_get(bytes);
     const int64_t offset = segment->base_offset + time.relative_offset;
     mq_seg_floor(segment, &walk, fd, offset, seen->size, seen->size, &stepped);
-    if (!has_batch(&walk, stepped, offset, time.timestamp))
-        return;
-    if (mq_seg_sibling(segment, ".index", path, NULL) != MQ_OK ||
+    const mq_offset_target target = {walk.last_offset - segment->base_offset, (int64_t)walk.at};
+    if (!stepped || mq_seg_sibling(segment, ".index", path, NULL) != MQ_OK ||
         !mq_index_floor_file(segment->io, path, MQ_OFFSET_ENTRY, UINT32_MAX, mq_offset_index_after, &target, bytes,
                              offsets))
         return;
-    *times = kept_times;
+    const uint64_t position = walk.at;
+    mq_status status = MQ_OK;
+    while (status == MQ_OK && walk.last_offset < offset)
+        status = mq_walk_next(&walk, NULL);
+    if (status != MQ_OK || walk.last_offset != offset || walk.batch.max_timestamp != time.timestamp) {
+        *offsets = 0;
+        return;
+    }
+    *times = kept;
     *start = position;
     progress->max_timestamp = progress->last_entry_timestamp = time.timestamp;
     progress->offset_of_max_timestamp = offset;

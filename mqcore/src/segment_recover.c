@@ -1,6 +1,7 @@
 #include "mqcore/segment_recover.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,9 @@
 #define READ_BYTES ((size_t)512 << 10)
 /* I4: a hostile file can look like a batch header at every byte; each candidate costs its length. */
 #define SEARCH_BUDGET ((uint64_t)8 << 30)
+
+/* Enough of a control batch's record to read its kind. */
+enum { MARKER_BYTES = 70 };
 
 /* A window on the file, or on all of the bytes in memory. */
 typedef struct source {
@@ -161,7 +165,9 @@ static mq_status report(scan *s, uint64_t position, mq_status why, const char *w
     out->end = why == MQ_ETRUNCATED ? MQ_END_TORN : MQ_END_BAD;
     (void)snprintf(out->problem, sizeof out->problem, "%s", what);
     bool zeros = false;
-    mq_status status = only_zeros(&s->src, position, &zeros, err);
+    mq_status status = MQ_OK;
+    if (position < s->src.size)
+        status = only_zeros(&s->src, position, &zeros, err);
     if (status != MQ_OK)
         return status;
     if (zeros) {
@@ -169,7 +175,8 @@ static mq_status report(scan *s, uint64_t position, mq_status why, const char *w
         (void)snprintf(out->problem, sizeof out->problem, "only zero bytes follow");
         return MQ_OK;
     }
-    status = search_after(s, position + 1, err);
+    if (position < s->src.size)
+        status = search_after(s, position + 1, err);
     if (status == MQ_OK && out->valid_after >= 0)
         out->end = MQ_END_BAD;
     return status;
@@ -186,9 +193,12 @@ static const char *wrong_offset(const scan *s, const mq_batch *batch)
     return NULL;
 }
 
-static mq_status accept(scan *s, const mq_batch *batch, uint64_t position, mq_error *err)
+static mq_status accept(scan *s, const mq_batch *batch, uint64_t position, const uint8_t *body, size_t body_size,
+                        mq_error *err)
 {
-    const mq_status status = mq_segment_index_reserve(&s->index, batch->size, err);
+    mq_status status = mq_segment_index_reserve(&s->index, batch->size, err);
+    if (status == MQ_OK)
+        status = mq_txn_track_add(&s->out->txns, batch, body, body_size, err);
     if (status != MQ_OK)
         return status;
     mq_segment_index_add(&s->index, &s->progress, batch, position);
@@ -210,15 +220,19 @@ static mq_status walk_headers(scan *s, bool *good, mq_error *err)
     mq_walk walk;
     mq_walk_start(&walk, src->io, src->fd, src->path, 0, from);
     while ((status = mq_walk_next(&walk, &why)) == MQ_OK) {
-        const char *wrong = walk.batch.base_offset < s->base_offset ||
-                                    walk.last_offset - s->base_offset > MQ_OFFSET_DELTA_MAX
-                                ? "an offset outside its segment"
-                                : NULL;
+        const char *wrong = wrong_offset(s, &walk.batch);
         if (wrong != NULL) {
             *good = false;
             return report(s, walk.at, MQ_ECORRUPT, wrong, err);
         }
-        if ((status = accept(s, &walk.batch, walk.at, err)) != MQ_OK)
+        uint8_t body[MARKER_BYTES];
+        size_t body_size = 0;
+        if ((walk.batch.attributes & MQ_ATTR_CONTROL) != 0) {
+            const size_t whole = walk.batch.size - MQ_BATCH_HEADER;
+            body_size = whole < sizeof body ? whole : sizeof body;
+            status = mq_io_read_all(src->io, src->fd, body, body_size, walk.at + MQ_BATCH_HEADER, src->path, err);
+        }
+        if (status != MQ_OK || (status = accept(s, &walk.batch, walk.at, body, body_size, err)) != MQ_OK)
             return status;
     }
     *good = status == MQ_ENOTFOUND;
@@ -254,7 +268,7 @@ static mq_status scan_batches(scan *s, mq_error *err)
         const char *wrong = wrong_offset(s, &batch);
         if (wrong != NULL)
             return report(s, at, MQ_ECORRUPT, wrong, err);
-        if ((status = accept(s, &batch, at, err)) != MQ_OK)
+        if ((status = accept(s, &batch, at, bytes + MQ_BATCH_HEADER, batch.size - MQ_BATCH_HEADER, err)) != MQ_OK)
             return status;
         s->out->batches++;
         s->out->records += (uint64_t)batch.record_count;
@@ -282,7 +296,10 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
         return mq_fail(err, MQ_EINVAL, s->src.path, s->src.size, "from_position or the file is out of range");
     bool good = true;
     mq_status status = MQ_OK;
-    if (options->from_position > 0 && s->src.io != NULL)
+    for (size_t i = 0; i < options->open_txn_count && status == MQ_OK; i++)
+        status = mq_txn_track_open(&out->txns, options->open_txns[i].producer_id, options->open_txns[i].first_offset,
+                                   err);
+    if (status == MQ_OK && options->from_position > 0 && s->src.io != NULL)
         status = walk_headers(s, &good, err);
     if (status == MQ_OK && good && options->from_offset >= 0) {
         if (s->expected > options->from_offset) /* what the caller vouched for is not what lies there */
@@ -297,17 +314,99 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
     return status;
 }
 
+/* Whether the file has these bytes already: after a crash of a quiet store most indexes do. */
+static bool is_same(mq_io *io, const char *path, const uint8_t *bytes, size_t size)
+{
+    int fd;
+    uint64_t file_bytes = 0;
+    if (mq_io_open(io, path, O_RDONLY, 0, &fd, NULL) != MQ_OK)
+        return false;
+    bool same = mq_io_size(fd, &file_bytes, path, NULL) == MQ_OK && file_bytes == size;
+    uint8_t block[4096];
+    for (size_t at = 0; at < size && same; at += sizeof block) {
+        const size_t part = size - at < sizeof block ? size - at : sizeof block;
+        same = mq_io_read_all(io, fd, block, part, at, path, NULL) == MQ_OK && memcmp(block, bytes + at, part) == 0;
+    }
+    mq_io_close(io, fd);
+    return same;
+}
+
+static mq_status replace_file(scan *s, const char *path, const uint8_t *bytes, size_t size, mq_error *err)
+{
+    mq_io *io = s->src.io;
+    if (!s->options->sync_indexes) {
+        if (is_same(io, path, bytes, size))
+            return MQ_OK;
+        /* A rename over a file makes ext4 write the new one out at once (auto_da_alloc): milliseconds each, for files
+         * that the next open can do without. Without a name in the way it does not. */
+        (void)io->unlink(io, path);
+    }
+    return mq_io_write_atomic(io, path, bytes, size, 0600, s->options->sync_indexes, err);
+}
+
 static mq_status write_index(scan *s, const mq_index *index, const char *stem, const char *suffix, mq_error *err)
 {
     char path[MQ_PATH_MAX];
     const int length = snprintf(path, sizeof path, "%s%s", stem, suffix);
     if (length < 0 || (size_t)length >= sizeof path)
         return mq_fail(err, MQ_EINVAL, stem, 0, "the path is too long");
-    return mq_io_write_atomic(s->src.io, path, index->tail, (size_t)index->tail_count * index->entry_size, 0600,
-                              s->options->sync_indexes, err);
+    return replace_file(s, path, index->tail, (size_t)index->tail_count * index->entry_size, err);
 }
 
-/* The index files of the valid part; aborted transactions whose marker is gone go, too. */
+/* Aborts whose transaction began before what the caller gave keep the first offset that the old file notes, if any. */
+static mq_status complete_aborts(scan *s, const char *path, mq_error *err)
+{
+    mq_txn_track *txns = &s->out->txns;
+    mq_txn_entry *old = NULL;
+    size_t old_count = 0;
+    bool unknown = false;
+    for (size_t i = 0; i < txns->aborted_count; i++)
+        unknown |= txns->aborted[i].first_offset < 0;
+    if (unknown) {
+        const mq_status status = mq_txn_index_load(s->src.io, path, &old, &old_count, err);
+        if (status == MQ_EIO || status == MQ_ENOMEM)
+            return status; /* a file that breaks the format has nothing to say */
+    }
+    size_t kept = 0;
+    for (size_t i = 0, j = 0; i < txns->aborted_count; i++) {
+        mq_txn_entry entry = txns->aborted[i];
+        while (j < old_count && old[j].last_offset < entry.last_offset)
+            j++;
+        if (entry.first_offset < 0 && j < old_count && old[j].last_offset == entry.last_offset &&
+            old[j].producer_id == entry.producer_id)
+            entry = old[j];
+        if (entry.first_offset >= 0)
+            txns->aborted[kept++] = entry;
+    }
+    txns->aborted_count = kept;
+    mq_free(old);
+    return MQ_OK;
+}
+
+static mq_status write_txns(scan *s, const char *stem, mq_error *err)
+{
+    char path[MQ_PATH_MAX + sizeof ".txnindex"];
+    (void)snprintf(path, sizeof path, "%s.txnindex", stem);
+    mq_status status = complete_aborts(s, path, err);
+    const mq_txn_track *txns = &s->out->txns;
+    if (status == MQ_OK && txns->aborted_count == 0) {
+        if (s->src.io->unlink(s->src.io, path) != 0 && errno != ENOENT)
+            status = mq_fail(err, MQ_EIO, path, 0, "unlink of a stale transaction index");
+        return status;
+    }
+    uint8_t *bytes = status == MQ_OK ? mq_alloc(txns->aborted_count * MQ_TXN_ENTRY) : NULL;
+    if (status == MQ_OK && bytes == NULL)
+        status = mq_fail(err, MQ_ENOMEM, path, 0, "no memory for the transaction index");
+    if (status != MQ_OK)
+        return status;
+    for (size_t i = 0; i < txns->aborted_count; i++)
+        mq_txn_entry_put(bytes + i * MQ_TXN_ENTRY, &txns->aborted[i]);
+    status = replace_file(s, path, bytes, txns->aborted_count * MQ_TXN_ENTRY, err);
+    mq_free(bytes);
+    return status;
+}
+
+/* The index files of the valid part. */
 static mq_status write_indexes(scan *s, const char *stem, mq_error *err)
 {
     mq_status status = mq_segment_index_add_last(&s->index, &s->progress, err);
@@ -317,9 +416,12 @@ static mq_status write_indexes(scan *s, const char *stem, mq_error *err)
     status = write_index(s, &s->index.offsets, stem, ".index", err);
     if (status == MQ_OK)
         status = write_index(s, &s->index.times, stem, ".timeindex", err);
-    char path[MQ_PATH_MAX + sizeof ".txnindex"];
-    (void)snprintf(path, sizeof path, "%s.txnindex", stem);
-    return status != MQ_OK ? status : mq_txn_index_truncate(s->src.io, path, s->out->next_offset, err);
+    return status != MQ_OK ? status : write_txns(s, stem, err);
+}
+
+void mq_recovered_free(mq_recovered *recovered)
+{
+    mq_txn_track_free(&recovered->txns);
 }
 
 mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offset, const mq_recover_options *options,
@@ -328,6 +430,7 @@ mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offs
     char stem[MQ_PATH_MAX];
     char path[MQ_PATH_MAX + sizeof ".log"];
     const int length = snprintf(stem, sizeof stem, "%s/%020lld", directory, (long long)base_offset);
+    *recovered = (mq_recovered){0}; /* so that it can be freed after any error */
     if (base_offset < 0 || length < 0 || (size_t)length + sizeof ".timeindex.tmp" >= sizeof stem)
         return mq_fail(err, MQ_EINVAL, directory, 0, "base_offset is negative, or the path too long");
     (void)snprintf(path, sizeof path, "%s.log", stem);

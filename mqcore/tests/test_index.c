@@ -58,6 +58,12 @@ static void entries_are_found(void)
     }
 }
 
+static bool floor_of(const char *name, uint32_t entry_size, mq_index_after after, const void *target, uint8_t *bytes,
+                     uint32_t *slots)
+{
+    return mq_index_floor_file(mq_io_posix(), scratch_path(name), entry_size, UINT32_MAX, after, target, bytes, slots);
+}
+
 static void zeros_end_an_index(void)
 {
     uint8_t file[4000] = {0}; /* 500 slots, two used: as Kafka preallocates */
@@ -67,7 +73,7 @@ static void zeros_end_an_index(void)
     mq_offset_entry_put(file + 8, (mq_offset_entry){5, 90});
     put_file("z", file, sizeof file);
     const mq_offset_target all = {INT32_MAX, INT32_MAX};
-    CHECK(mq_index_floor_file(mq_io_posix(), scratch_path("z"), 8, UINT32_MAX, mq_offset_index_after, &all, bytes, &slots));
+    CHECK(floor_of("z", 8, mq_offset_index_after, &all, bytes, &slots));
     CHECK(slots == 2 && mq_offset_entry_get(bytes).position == 90);
     CHECK(mq_offset_index_check(file, 16, 6, 100, NULL) == MQ_OK);
     CHECK(mq_offset_index_check(file, 15, 6, 100, NULL) == MQ_ECORRUPT);
@@ -79,15 +85,17 @@ static void zeros_end_an_index(void)
     mq_time_entry_put(times + 12, (mq_time_entry){2000, 7});
     put_file("t", times, sizeof times);
     const int64_t when = 2000, later = 2001, offset = 6;
-    CHECK(mq_index_floor_file(mq_io_posix(), scratch_path("t"), 12, UINT32_MAX, mq_time_index_after_time, &when, bytes, &slots));
+    CHECK(floor_of("t", 12, mq_time_index_after_time, &when, bytes, &slots));
     CHECK(slots == 1 && mq_time_entry_get(bytes).timestamp == 1000);
-    CHECK(mq_index_floor_file(mq_io_posix(), scratch_path("t"), 12, UINT32_MAX, mq_time_index_after_time, &later, bytes, &slots));
+    CHECK(floor_of("t", 12, mq_time_index_after_time, &later, bytes, &slots));
     CHECK(slots == 2);
-    CHECK(mq_index_floor_file(mq_io_posix(), scratch_path("t"), 12, UINT32_MAX, mq_time_index_after_offset, &offset, bytes, &slots));
+    CHECK(floor_of("t", 12, mq_time_index_after_offset, &offset, bytes, &slots));
     CHECK(slots == 1);
-    CHECK(mq_time_index_check(times, 24, 8, NULL) == MQ_OK && mq_time_index_check(times, 36, 8, NULL) == MQ_ECORRUPT);
-    CHECK(mq_time_index_check(times, 23, 8, NULL) == MQ_ECORRUPT && mq_time_index_check(times, 24, 7, NULL) == MQ_ECORRUPT);
-    CHECK(!mq_index_floor_file(mq_io_posix(), scratch_path("none"), 8, UINT32_MAX, mq_offset_index_after, &all, bytes, &slots));
+    CHECK(mq_time_index_check(times, 24, 8, NULL) == MQ_OK);
+    CHECK(mq_time_index_check(times, 36, 8, NULL) == MQ_ECORRUPT);
+    CHECK(mq_time_index_check(times, 23, 8, NULL) == MQ_ECORRUPT);
+    CHECK(mq_time_index_check(times, 24, 7, NULL) == MQ_ECORRUPT);
+    CHECK(!floor_of("none", 8, mq_offset_index_after, &all, bytes, &slots));
 }
 
 static void failed_spills_lose_nothing(void)
@@ -139,7 +147,8 @@ static void the_rule_is_kafkas(void)
     CHECK(mq_offset_entry_get(index.offsets.tail).relative_offset == 5);
     CHECK(mq_offset_entry_get(index.offsets.tail).position == 300);
     CHECK(mq_offset_entry_get(index.offsets.tail + 8).position == 600);
-    CHECK(mq_time_entry_get(index.times.tail).timestamp == 60 && mq_time_entry_get(index.times.tail).relative_offset == 5);
+    CHECK(mq_time_entry_get(index.times.tail).timestamp == 60);
+    CHECK(mq_time_entry_get(index.times.tail).relative_offset == 5);
     CHECK(mq_time_entry_get(index.times.tail + 12).timestamp == 70); /* the last one; 60 was not repeated */
     CHECK(progress.first_timestamp == 50 && progress.max_timestamp == 70 && progress.offset_of_max_timestamp == 111);
     mq_segment_index_free(&index);

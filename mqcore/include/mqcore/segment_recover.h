@@ -10,6 +10,7 @@
 #define MQCORE_SEGMENT_RECOVER_H
 
 #include "mqcore/io.h"
+#include "mqcore/txn_track.h"
 
 typedef enum mq_log_end {
     MQ_END_CLEAN, /* the file ends with a batch */
@@ -27,6 +28,8 @@ typedef struct mq_recover_options {
     uint32_t index_max_bytes;
     bool write_indexes;
     bool sync_indexes; /* fsync each; else the caller syncs the file system */
+    const mq_open_txn *open_txns; /* transactions open before this segment; borrowed */
+    size_t open_txn_count;
 } mq_recover_options;
 
 typedef struct mq_recovered {
@@ -42,7 +45,11 @@ typedef struct mq_recovered {
     int64_t problem_position;  /* -1: clean */
     int64_t valid_after;       /* position of a good batch behind the problem, -1: none found */
     char problem[120];         /* "" if clean */
+    mq_txn_track txns;         /* open at the end of the valid part, and aborted in it */
 } mq_recovered;
+
+/* Give back what a recovered (also one of a failed call) owns. */
+void mq_recovered_free(mq_recovered *recovered);
 
 /* Scan directory/<base_offset>.log. MQ_EIO: also when it is missing (ENOENT). MQ_EINVAL: from_position past the end. */
 mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offset, const mq_recover_options *options,

@@ -4,6 +4,7 @@ Offsets are record numbers, positions are bytes in the .log file, times are mill
 Threads: one appends; any number read, flush and look up beside it. No use of an object from several threads crashes.
 """
 
+from collections.abc import Mapping as Mapping_
 from os import PathLike
 
 from _typeshed import ReadableBuffer, WriteableBuffer
@@ -183,6 +184,7 @@ class Mapping:
         """Bring bytes [start, end) into memory. StorageError (errno, position) for a bad sector or a truncated file:
         here, instead of a SIGBUS at the read.
         """
+    def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...
 
 class Recovered:
@@ -222,6 +224,9 @@ class Recovered:
     @property
     def last_leader_epoch(self) -> int:
         """Of the last good batch, -1 if none."""
+    @property
+    def open_transactions(self) -> dict[int, int]:
+        """Producer id -> first offset of the transactions without a marker at the end of the valid part."""
 
 def recover(
     io: Io,
@@ -236,12 +241,15 @@ def recover(
     index_max_bytes: int = 10 << 20,
     sync_indexes: bool = True,
     write_indexes: bool = True,
+    open_transactions: Mapping_[int, int] | None = None,
 ) -> Recovered:
     """Check a segment's .log file and rebuild its index files for the valid part (write_indexes=False: write nothing).
 
     From from_position (a batch's first byte, whose base offset is from_offset; -1: unknown) on every header, CRC and,
     unless allow_gaps, the continuity of offsets is checked; before it only headers are read, for the index. The .log
     file is not changed: the caller cuts it (Io.truncate to valid_size) or reports damage. Index files are replaced
-    atomically; sync_indexes=False leaves their durability to the caller (Io.sync_filesystem).
+    atomically; sync_indexes=False leaves their durability to the caller (Io.sync_filesystem). open_transactions: what
+    the segment before left open (Recovered.open_transactions), for the .txnindex: without it the abort of a
+    transaction that began earlier keeps the entry that the old file has.
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
     """
