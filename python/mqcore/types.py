@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Durability(StrEnum):
@@ -34,3 +35,11 @@ class RecordMetadata:
     partition: int
     offset: int
     timestamp_ms: int
+
+
+class OffsetRange(NamedTuple):
+    """Consecutive records of one partition: offsets base_offset .. base_offset + count - 1."""
+
+    partition: int
+    base_offset: int
+    count: int

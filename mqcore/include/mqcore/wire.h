@@ -111,7 +111,11 @@ static inline int64_t mq_unzigzag(uint64_t v)
 /* Bytes that mq_put_varint writes for v. */
 static inline size_t mq_varint_size(int64_t v)
 {
-    const uint64_t u = mq_zigzag(v) | 1;
+    const uint64_t u = mq_zigzag(v);
+    if (u < 0x80) /* nearly every field of a record: a predicted branch is cheaper than the division */
+        return 1;
+    if (u < 0x4000)
+        return 2;
     return (size_t)((63 - __builtin_clzll(u)) / 7 + 1);
 }
 

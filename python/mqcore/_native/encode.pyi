@@ -1,9 +1,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 
-Headers = Sequence[tuple[str | bytes, bytes | None]] | Mapping[str, bytes | None]
+_Headers = Sequence[tuple[str | bytes, bytes | None]] | Mapping[str, bytes | None]
 
 def build_batch(
-    records: Iterable[tuple[bytes | None, bytes | None, Headers | None, int]],
+    records: Iterable[tuple[bytes | None, bytes | None, _Headers | None, int]],
     *,
     producer_id: int = -1,
     producer_epoch: int = -1,

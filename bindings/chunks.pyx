@@ -1,0 +1,268 @@
+"""What goes from a producer to a log, and what comes back: chunks of batches, their sinks, topics and deliveries.
+
+Public names and their contracts: chunks.pyi. builder.pyx fills chunks; mqcore/client/dispatch.py takes them to the logs.
+Invariants:
+    1. A chunk is open -> closed -> appending -> appended -> done, or failed; never back.
+    2. Its buffer goes back to its accumulator only when it is done or failed, and only if nobody holds a view of it.
+       Deliveries keep the chunk, not the buffer.
+    3. A chunk's error is raised by each result() of its records, as one and the same exception.
+"""
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.list cimport PyList_GET_ITEM
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdlib cimport calloc, free
+
+from batch_build cimport *
+from borrow cimport Borrowed, borrow, give_back
+from hash cimport mq_consistent_partition, mq_kafka_partition
+from status cimport MQ_ETOOBIG, mq_status
+
+import threading
+from collections import deque
+
+from mqcore.errors import InvalidRecordError, RecordTooLargeError, UnknownTopicError
+from mqcore.types import RecordMetadata
+
+
+@cython.final
+cdef class Chunk:
+    """Whole v2 batches in one writable buffer, on their way to a log, which patches them in place."""
+
+    def __dealloc__(self):
+        free(self.c.bytes)
+
+    def __len__(self):
+        return self.c.batch_start
+
+    @property
+    def records(self):
+        return self.count
+
+    @property
+    def state(self):
+        return STATES[self.stage]
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.c.bytes == NULL:
+            raise BufferError("this chunk is finished: its buffer was given back")
+        PyBuffer_FillInfo(view, self, self.c.bytes, <Py_ssize_t>self.c.batch_start, 0, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.exports -= 1
+
+    def begin(self):
+        """closed -> appending; False if it is in another state."""
+        if self.stage != CLOSED:
+            return False
+        self.stage = APPENDING
+        return True
+
+    def appended(self, int64_t base_offset, int64_t next_offset, int64_t append_time_ms):
+        """appending -> appended: the log took it."""
+        self.base_offset, self.next_offset, self.append_time_ms = base_offset, next_offset, append_time_ms
+        self.stage = APPENDED
+
+    def finish(self, error=None):
+        """-> done, or failed with the error: the buffer goes back. Returns the callbacks, once."""
+        cdef list callbacks = self.callbacks
+        if self.stage >= DONE:
+            return []
+        self.error = error
+        self.stage = DONE if error is None else FAILED
+        self.callbacks = None
+        if self.owner is not None:
+            self.owner.take_back(self)
+            self.owner = None
+        return callbacks or []
+
+    def repack(self, compress):
+        """Compress each batch: compress(codec, records, level) -> bytes-like. Without a codec: nothing to do."""
+        cdef size_t read = 0, write = 0, size
+        cdef Borrowed packed
+        if not self.c.seal_later:
+            return
+        cdef object view = memoryview(self)
+        while read < self.c.batch_start:
+            size = mq_load_be32(self.c.bytes + read + 8) + MQ_BATCH_LOG_OVERHEAD
+            smaller = compress(self.codec, view[read + MQ_BATCH_HEADER:read + size], self.level)
+            borrow(smaller, &packed)
+            write += mq_batch_repack(self.c.bytes + write, self.c.bytes + read, size, packed.bytes, packed.size,
+                                     <unsigned>self.codec)
+            give_back(&packed)
+            read += size
+        view.release()
+        self.c.size = self.c.batch_start = write
+        self.c.seal_later = False
+
+
+STATES = ("open", "closed", "appending", "appended", "done", "failed")
+
+
+@cython.final
+cdef class Sink:
+    """One partition as a producer sees it. lock guards its appends; owner is the thread that holds it (0: none)."""
+
+
+@cython.final
+cdef class Topic:
+    """What a producer must know of a topic to take a record: see chunks.pyi."""
+
+    def __init__(self, str name not None, int32_t sticky=0):
+        self.name, self.sticky, self.sinks = name, sticky, []
+
+    def configure(self, info, int32_t partitions, *, size_t max_message_bytes=1048588, bint needs_key=False,
+                  partitioner="default", int codec=0, level=None, int64_t before_max_ms=-1, int64_t after_max_ms=-1):
+        if partitions < 1 or partitions < self.partitions:
+            raise ValueError(f"partitions must be at least {max(1, self.partitions)}, not {partitions}")
+        self.grow(partitions)
+        self.info, self.needs_key, self.codec, self.level = info, needs_key, codec, level
+        self.partitioner = None if isinstance(partitioner, str) else partitioner
+        self.consistent = partitioner == "consistent"
+        # Compressed, a batch may shrink below the limit: then the log measures it.
+        self.batch_max = MQ_BATCH_BYTES_MAX if codec else max_message_bytes
+        self.before_max_ms, self.after_max_ms = before_max_ms, after_max_ms
+        self.sticky %= partitions
+        self.partitions = partitions
+
+    cdef int grow(self, int32_t partitions) except -1:
+        cdef mq_chunk **open = <mq_chunk **>calloc(<size_t>partitions, sizeof(mq_chunk *))
+        cdef int32_t *before = <int32_t *>calloc(<size_t>partitions, sizeof(int32_t))
+        cdef int32_t i
+        if open == NULL or before == NULL:
+            free(open)
+            free(before)
+            raise MemoryError()
+        self.sinks.extend([None] * (partitions - len(self.sinks)))
+        for i in range(self.partitions):
+            open[i] = self.open[i]
+        free(self.open)
+        free(self.before)
+        self.open, self.before = open, before
+        return 0
+
+    def __dealloc__(self):
+        free(self.open)
+        free(self.before)
+
+    cdef Sink sink(self, int32_t partition):
+        cdef Sink sink = <Sink>PyList_GET_ITEM(self.sinks, partition)
+        if sink is None:
+            sink = Sink.__new__(Sink)
+            sink.topic, sink.partition, sink.lock, sink.queue = self, partition, threading.Lock(), deque()
+            if self.sinks[partition] is not None:  # making it may have let another thread in
+                return self.sinks[partition]
+            self.sinks[partition] = sink
+        return sink
+
+    def made_sinks(self):
+        """The sinks of partitions that were written to."""
+        return [sink for sink in self.sinks if sink is not None]
+
+    def check(self, int64_t first, int64_t last, int64_t now):
+        """Check the bounds of many timestamps (ms)."""
+        self.check_times(first, last, now)
+
+    cdef int32_t place(self, const uint8_t *key, int32_t size, object partition) except -2:
+        """The partition for a record; -1: any (the sticky one)."""
+        cdef int32_t chosen
+        if partition is None:
+            if size < 0:
+                if self.needs_key:
+                    raise InvalidRecordError("a compacted topic needs a key in each record", topic=self.name)
+                return -1
+            if self.partitioner is None:
+                if self.consistent:
+                    return mq_consistent_partition(key, <size_t>size, self.partitions)
+                return mq_kafka_partition(key, <size_t>size, self.partitions)
+            partition = self.partitioner(key[:size], self.partitions)
+        elif size < 0 and self.needs_key:
+            raise InvalidRecordError("a compacted topic needs a key in each record", topic=self.name)
+        chosen = partition
+        if not 0 <= chosen < self.partitions:
+            raise UnknownTopicError("no such partition", topic=self.name, partition=chosen, partitions=self.partitions)
+        return chosen
+
+    cdef int check_times(self, int64_t first, int64_t last, int64_t now) except -1:
+        if first < 0:
+            raise InvalidRecordError("a timestamp is negative", topic=self.name, timestamp=first)
+        if self.before_max_ms >= 0 and first < now - self.before_max_ms:
+            raise InvalidRecordError("a timestamp is too far in the past (message.timestamp.before.max.ms)",
+                                     topic=self.name, timestamp=first, limit=now - self.before_max_ms)
+        if self.after_max_ms >= 0 and last - now > self.after_max_ms:
+            raise InvalidRecordError("a timestamp is too far in the future (message.timestamp.after.max.ms)",
+                                     topic=self.name, timestamp=last, limit=now + self.after_max_ms)
+        return 0
+
+    cdef object refusal(self, mq_status status, size_t size, dict where):
+        if status == MQ_ETOOBIG:
+            return RecordTooLargeError("a record is over the topic's max.message.bytes", topic=self.name,
+                                       size=size, limit=self.batch_max, **where)
+        return InvalidRecordError("a negative timestamp, or array offsets that fall", topic=self.name, **where)
+
+
+@cython.final
+@cython.no_gc  # no cycle outlives its chunk: callbacks, the way to one, are dropped when it is done
+@cython.freelist(512)
+cdef class Delivery:
+    """The outcome of one send."""
+
+    def done(self):
+        return is_done(self.chunk)
+
+    def result(self, timeout=None):
+        cdef Chunk chunk = self.chunk
+        wait(chunk, timeout)
+        return RecordMetadata(
+            chunk.sink.topic.name, chunk.sink.partition, chunk.base_offset + self.index,
+            chunk.append_time_ms if chunk.append_time_ms >= 0 else self.timestamp)
+
+    def span(self):
+        """(chunk, index of the record in it, 1): see BulkDelivery."""
+        return self.chunk, self.index, 1
+
+    def exception(self, timeout=None):
+        try:
+            wait(self.chunk, timeout)
+        except Exception as error:
+            if self.chunk is None or self.chunk.stage != FAILED:
+                raise
+            return error
+        return None
+
+    def add_done_callback(self, fn):
+        add_callback(self.chunk, fn, self)
+
+
+cpdef bint is_done(Chunk chunk) except -1:
+    """Whether the chunk is done or failed; looks at its log first."""
+    if chunk is None:
+        raise TypeError("this delivery was not made by a producer")
+    if chunk.stage == APPENDED:
+        chunk.owner._look(chunk)
+    return chunk.stage >= DONE
+
+
+cpdef int wait(Chunk chunk, object timeout) except -1:
+    """Return when the chunk is done; raise its error if it failed."""
+    if not is_done(chunk):
+        chunk.owner._wait(chunk, timeout)
+    if chunk.stage == FAILED:
+        chunk.reported = True
+        raise chunk.error
+    return 0
+
+
+cpdef int add_callback(Chunk chunk, object fn, object delivery) except -1:
+    """Have fn(delivery) called when the chunk is done or failed; at once if it is."""
+    if is_done(chunk):
+        fn(delivery)
+        return 0
+    if chunk.callbacks is None:
+        chunk.callbacks = []
+    chunk.callbacks.append((fn, delivery))
+    chunk.owner._arm()  # somebody must see the end of it, though nobody waits
+    return 0
+
+

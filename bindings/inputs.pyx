@@ -1,0 +1,60 @@
+"""Many values as one argument: the cells of an Arrow array, of 2-D bytes, or of a list, for send_many. See inputs.pyi.
+
+Invariant: a Column keeps its source (and a list's items) alive and, of arrays, in place; it copies no cell that is
+bytes. What the caller changes in an array meanwhile may be sent in part; it never moves a length (read once).
+"""
+cimport cython
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
+
+from batch_build cimport MQ_COLUMN_POINTERS
+from cells cimport Cells, arrow_column, rows_column
+
+import sysconfig
+
+cdef bint FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+@cython.final
+cdef class Column:
+    """The cells of one argument of send_many."""
+    cdef Cells cells
+    cdef object source
+    cdef list items
+    cdef Py_buffer view
+    cdef bint viewed
+
+    def __cinit__(self, source not None):
+        self.cells.c.kind = MQ_COLUMN_POINTERS
+        if isinstance(source, (str, bytes, bytearray)):
+            raise TypeError(f"one {type(source).__name__} where many values belong: use send, or a list")
+        if hasattr(source, "__arrow_c_array__"):
+            self.source = source.__arrow_c_array__()
+            self.cells.count = arrow_column(self.source, &self.cells.c)
+        elif hasattr(source, "__array_interface__") or isinstance(source, memoryview):
+            self.cells.count = rows_column(source, &self.view, &self.cells.c)
+            self.viewed = True
+        else:
+            # With a GIL a list is read in place: no other thread runs between reading an item and copying its bytes.
+            self.items = source if type(source) is list and not FREE_THREADED else list(source)
+            self.cells.items = <PyObject *>self.items
+            self.cells.count = len(self.items)
+
+    def __dealloc__(self):
+        if self.viewed:
+            PyBuffer_Release(&self.view)
+
+    def __len__(self):
+        return self.cells.count
+
+    def _handle(self):
+        return PyCapsule_New(&self.cells, b"mqcore.cells", NULL)
+
+    def _plain(self):
+        """Make bytes of every item that is something else (bytearray, memoryview, ...). Raises TypeError, ValueError."""
+        if len(self.items) < self.cells.count:
+            raise ValueError("a list was changed while it was sent")
+        # bytes(memoryview(..)), not bytes(..): that would make n zeros of a number n.
+        self.items = [item if item is None or type(item) is bytes else bytes(memoryview(item)) for item in self.items]
+        self.cells.items = <PyObject *>self.items

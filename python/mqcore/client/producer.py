@@ -1,0 +1,297 @@
+"""The producer of an embedded store: `send`, `send_many`, and what is promised about them.
+
+Invariants:
+    1. A record is acknowledged when its Delivery is done: then it survives what the topic's durability names.
+    2. No error is swallowed: it is raised by result(), or else by the next flush() or close().
+    3. Records of one thread to one partition keep the order in which they were sent.
+    4. Input is copied before a call returns; memory for records under way is bounded by buffer_bytes (then sends wait).
+    5. After a fork the child's copy of a producer is dead: it raises ForkedStoreError and writes nothing.
+
+`send` itself is native (mqcore._native.builder.Accumulator): one dict look-up, one encode in place, one Delivery.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from mqcore._native.chunks import Topic
+from mqcore._native.inputs import Column
+from mqcore.client.delivery import BulkDelivery
+from mqcore.client.dispatch import Dispatcher, Log
+from mqcore.client.linger import Linger
+from mqcore.clock import SystemClock
+from mqcore.codecs import Codec, codec_of
+from mqcore.errors import ForkedStoreError, InvalidRecordError, StoreClosedError, UnknownTopicError
+
+if TYPE_CHECKING:
+    from mqcore._native.encode import _Headers as Headers
+    from mqcore.clock import Clock
+
+Partitioner = Callable[[bytes, int], int]
+
+
+class Store(Protocol):
+    """What a producer needs of a store (mqcore.log.manager.LogStore)."""
+
+    @property
+    def clock(self) -> Clock: ...
+    def topic(self, name: str) -> Any: ...  # TopicInfo
+    def partition(self, topic: str, partition: int) -> Log: ...
+
+
+class Producer(Dispatcher):
+    """Writes records to the topics of one store. Any number of threads may use one producer.
+
+    linger_ms: how long a record may wait for company (0: each send is appended at once). batch_bytes: size of a batch
+    before compression, at most the topic's max.message.bytes. chunk_bytes: how much is appended with one call.
+    buffer_bytes: memory for records that are not acknowledged yet. compression: codec for topics whose
+    compression.type is "producer"; None: none. partitioner: (key, partitions) -> partition for keyed records, instead
+    of the topic's. linger: the store's thread for lingering records; None: one of its own.
+    Raises ValueError, InvalidConfigError for settings out of range.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        linger_ms: float = 5,
+        batch_bytes: int = 64 << 10,
+        chunk_bytes: int = 1 << 20,
+        buffer_bytes: int = 32 << 20,
+        compression: str | None = None,
+        partitioner: Partitioner | None = None,
+        linger: Linger | None = None,
+    ) -> None:
+        if not 0 <= linger_ms <= 3_600_000:
+            raise ValueError(f"linger_ms must be 0 .. 3600000, not {linger_ms}")
+        clock = store.clock
+        super().__init__(
+            store.partition,
+            Linger() if linger is None else linger,
+            linger_s=linger_ms / 1000,
+            batch_bytes=batch_bytes,
+            chunk_bytes=max(chunk_bytes, batch_bytes),
+            buffer_bytes=max(buffer_bytes, chunk_bytes, batch_bytes),
+            wall_ms=None if isinstance(clock, SystemClock) else clock.wall_ms,
+        )
+        self._store = store
+        self._owns_linger = linger is None
+        self._codec = codec_of(compression)
+        self._partitioner = partitioner
+        _living.add(self)
+
+    # ---- topics ------------------------------------------------------------------------------------------------------
+
+    def _open_topic(self, name: str) -> Topic:
+        """Called by the first send to a topic. Raises UnknownTopicError."""
+        if self._forked:
+            raise ForkedStoreError("this producer belongs to the parent process", hint="Open a store of your own")
+        if not isinstance(name, str):
+            raise TypeError(f"a topic's name is a str, not {type(name).__name__}")
+        topic = Topic(name, sticky=random.randrange(1 << 30))  # keyless records of many producers start anywhere
+        self._configure(topic, self._store.topic(name))
+        return topic
+
+    def _configure(self, topic: Topic, info: Any) -> None:
+        config = info.config
+        codec = self._codec
+        level = None
+        if config.compression_type != "producer":
+            codec = codec_of(config.compression_type)
+        if f"compression.{codec.name.lower()}.level" in config.to_dict():
+            level = getattr(config, f"compression_{codec.name.lower()}_level")
+        stamped_by_log = config.message_timestamp_type == "LogAppendTime"
+        topic.configure(
+            info,
+            info.partitions,
+            max_message_bytes=config.max_message_bytes,
+            needs_key="compact" in config.cleanup_policy,
+            partitioner=self._partitioner or config.partitioner,
+            codec=codec,
+            level=None if level == -1 and codec == Codec.GZIP else level,
+            before_max_ms=-1 if stamped_by_log else config.message_timestamp_before_max_ms,
+            after_max_ms=-1 if stamped_by_log else config.message_timestamp_after_max_ms,
+        )
+
+    def refresh(self, name: str) -> None:
+        """A topic changed (settings, partitions, deleted, made again): the next send looks at it anew.
+
+        What was sent before keeps its place; its chunk goes to the log that the topic had.
+        """
+        for topic in self.all_topics():
+            if topic.name == name:
+                info = self._store.topic(name) if not self._forked else None
+                if info is not None and info.topic_id == topic.info.topic_id:
+                    self._configure(topic, info)
+                else:
+                    self.forget(name)
+
+    # ---- sending -----------------------------------------------------------------------------------------------------
+
+    def send_many(
+        self,
+        topic: str,
+        values: Any,
+        *,
+        keys: Any = None,
+        timestamps: Any = None,
+        headers: Sequence[Headers | None] | None = None,
+        partition: int | None = None,
+    ) -> BulkDelivery:
+        """Send many records with one call; return one delivery for all of them.
+
+        values: list of bytes-like and None (a tombstone), 2-D uint8 array (a row a value), or Arrow array of binary,
+        large_binary, fixed-size binary or string, chunked too; copied before the call returns, and never twice.
+        keys: the same shapes, as many; None: no keys. timestamps: ms since 1970, one for all or an array of int64;
+        None: now. headers: for each record its headers or None. partition: for all records; None: by key, or the
+        sticky partition, which changes whenever a chunk is full.
+        Raises as send does; `where["sent"]` of the error says how many records before the refused one were sent.
+        """
+        target = self.find(topic)
+        place = -1 if partition is None else _checked(target, partition)
+        if headers is not None or (keys is not None and partition is None and self._partitioner is not None):
+            return self._send_each(topic, values, keys, timestamps, headers, partition)
+        times, now = None, self.now()
+        if timestamps is not None:
+            times, now = _times(target, timestamps, now)
+        spans: list[tuple[Any, int, int]] = []
+        for piece, piece_keys, piece_times in _pieces(values, keys, times):
+            column = None if piece_keys is None else Column(piece_keys)
+            self.fill(target, Column(piece), column, piece_times, now, place, spans)
+        if self._linger_s == 0:
+            for sink in {span[0].sink for span in spans}:
+                self._hand_off(sink)
+        return BulkDelivery(topic, spans)
+
+    def _send_each(
+        self, topic: str, values: Any, keys: Any, timestamps: Any, headers: Any, partition: int | None
+    ) -> BulkDelivery:
+        """send_many where each record needs Python anyway: headers, or a partitioner of the user's."""
+        columns = [_plain(values), *(None if c is None else _plain(c) for c in (keys, headers))]
+        if timestamps is not None and not isinstance(timestamps, int):
+            columns.append(np.asarray(timestamps).astype(np.int64).tolist())
+        else:
+            columns.append(None)
+        count = len(columns[0] or ())
+        if any(column is not None and len(column) != count for column in columns):
+            raise ValueError("values, keys, headers and timestamps must be as many")
+        rows = [[timestamps if i == 3 else None] * count if c is None else c for i, c in enumerate(columns)]
+        spans: list[tuple[Any, int, int]] = []
+        for index, (value, key, own, when) in enumerate(zip(*rows, strict=True)):
+            try:
+                spans.append(self.send(topic, value, key, own, when, partition).span())
+            except InvalidRecordError as error:
+                error.where.update(index=index, sent=index)
+                raise
+        return BulkDelivery(topic, spans)
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return once every record sent before is acknowledged.
+
+        timeout: seconds; None waits without end. Raises the first error of a record sent before that no result() has
+        raised, TimeoutExceededError, StoreClosedError after close.
+        """
+        if self.closed:
+            raise StoreClosedError("the producer is closed")
+        if self._forked:
+            raise ForkedStoreError("this producer belongs to the parent process", hint="Open a store of your own")
+        self._flush(timeout)
+        self._raise_failures()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flush, then refuse further sends. Raises as flush does; the producer is closed all the same. Idempotent."""
+        if self.closed or self._forked:
+            return
+        self.closed = True  # no chunk is opened from here on
+        try:
+            self._flush(timeout)
+        finally:
+            self.forget()
+            self._linger.remove(self)
+            if self._owns_linger:
+                self._linger.close()
+        self._raise_failures()
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _die_in_child(self) -> None:
+        """Called in a forked child, whose copies of locks and buffers are nobody's."""
+        self._forked = True  # the next send asks _open_topic, which says why
+        self.abandon(ForkedStoreError("these records belong to the parent process"))
+
+
+_living: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for producer in list(_living):
+        producer._die_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _checked(topic: Topic, partition: int) -> int:
+    if not 0 <= partition < topic.partitions:
+        raise UnknownTopicError("no such partition", topic=topic.name, partition=partition, partitions=topic.partitions)
+    return partition
+
+
+def _times(topic: Topic, timestamps: Any, now: int) -> tuple[Any, int]:
+    """(int64 array or None, one timestamp for all), checked against the topic's bounds."""
+    if isinstance(timestamps, int | np.integer):
+        topic.check(int(timestamps), int(timestamps), now)
+        return None, int(timestamps)
+    array = np.asarray(timestamps)
+    if array.dtype.kind == "M":
+        array = array.astype("datetime64[ms]")
+    if array.ndim != 1 or array.dtype.kind not in "iuM":
+        raise TypeError("timestamps must be whole milliseconds: an int, or a 1-D array of integers or datetime64")
+    array = np.ascontiguousarray(array.astype(np.int64, copy=False))
+    if array.size:
+        topic.check(int(array.min()), int(array.max()), now)
+    return array, now
+
+
+def _pieces(values: Any, keys: Any, times: Any) -> Iterable[tuple[Any, Any, Any]]:
+    """(values, keys, timestamps) whose values are one array: an Arrow chunked array has several."""
+    chunks = getattr(values, "chunks", None)
+    if chunks is None or hasattr(values, "__arrow_c_array__"):
+        yield values, _joined(keys), times
+        return
+    at = 0
+    joined = _joined(keys)
+    for chunk in chunks:
+        end = at + len(chunk)
+        yield chunk, None if joined is None else joined[at:end], None if times is None else times[at:end]
+        at = end
+    if (joined is not None and len(joined) != at) or (times is not None and len(times) != at):
+        raise ValueError("values, keys and timestamps must be as many")
+
+
+def _joined(keys: Any) -> Any:
+    return keys.combine_chunks() if hasattr(keys, "combine_chunks") else keys
+
+
+def _plain(column: Any) -> Sequence[Any]:
+    """A column as Python values."""
+    if hasattr(column, "to_pylist"):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    if isinstance(column, np.ndarray):
+        return [row.tobytes() for row in column]
+    return column if isinstance(column, list | tuple) else list(column)
