@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from mqcore._native.builder import Accumulator
-from mqcore._native.chunks import Chunk, Sink
+from mqcore._native.chunks import Chunk, Sink, Topic
 from mqcore.client.linger import Linger
 from mqcore.codecs import compress
 from mqcore.errors import FatalError, ForkedStoreError, TimeoutExceededError
@@ -105,7 +105,7 @@ class Dispatcher(Accumulator):
             self._call_back()
 
     def _wait(self, chunk: Chunk, timeout: float | None) -> None:
-        """Bring a chunk to its end. Raises TimeoutExceededError; the error of a failed chunk is the caller's to raise."""
+        """Bring a chunk to its end. Raises TimeoutExceededError; a failed chunk's error is the caller's to raise."""
         if self._forked:
             raise ForkedStoreError("these records belong to the parent process")
         deadline = None if timeout is None else monotonic() + timeout
@@ -127,6 +127,9 @@ class Dispatcher(Accumulator):
             else:
                 self._finish(chunk)
         self._call_back()
+
+    def _check_topic(self, topic: Topic) -> None:
+        """Called after an append, without a lock: the place to see that a topic has changed."""
 
     # ---- appending ---------------------------------------------------------------------------------------------------
 
@@ -155,6 +158,7 @@ class Dispatcher(Accumulator):
         finally:
             sink.owner = 0
             sink.lock.release()
+        self._check_topic(sink.topic)
         self._settle()
         self._call_back()
 

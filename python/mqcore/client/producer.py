@@ -28,7 +28,7 @@ from mqcore.client.dispatch import Dispatcher, Log
 from mqcore.client.linger import Linger
 from mqcore.clock import SystemClock
 from mqcore.codecs import Codec, codec_of
-from mqcore.errors import ForkedStoreError, InvalidRecordError, StoreClosedError, UnknownTopicError
+from mqcore.errors import ForkedStoreError, InvalidRecordError, MQError, StoreClosedError, UnknownTopicError
 
 if TYPE_CHECKING:
     from mqcore._native.encode import _Headers as Headers
@@ -120,18 +120,22 @@ class Producer(Dispatcher):
             after_max_ms=-1 if stamped_by_log else config.message_timestamp_after_max_ms,
         )
 
-    def refresh(self, name: str) -> None:
-        """A topic changed (settings, partitions, deleted, made again): the next send looks at it anew.
+    def _check_topic(self, topic: Topic) -> None:
+        """Take over changed settings; a topic that was deleted (and made again) is looked up by the next send.
 
-        What was sent before keeps its place; its chunk goes to the log that the topic had.
+        What was sent before keeps its place: its chunk goes to the log that the topic had.
         """
-        for topic in self.all_topics():
-            if topic.name == name:
-                info = self._store.topic(name) if not self._forked else None
-                if info is not None and info.topic_id == topic.info.topic_id:
-                    self._configure(topic, info)
-                else:
-                    self.forget(name)
+        try:
+            info = self._store.topic(topic.name)
+        except MQError:
+            self.forget(topic.name)
+            return
+        if info is topic.info:
+            return
+        if info.topic_id == topic.info.topic_id:
+            self._configure(topic, info)
+        else:
+            self.forget(topic.name)
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
