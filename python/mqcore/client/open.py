@@ -1,7 +1,7 @@
 """`mqcore.open`: from a path, ":memory:" or a URL to a client.
 
 A store in memory is a store like any other, in a private directory on tmpfs (or in the temporary directory where there
-is none): the same code, so tests test it. The directory goes at close; one whose process died is swept by the next open.
+is none): the same code. The directory goes at close; one whose process died is swept by the next open.
 
 Invariants:
     1. A directory is swept only if it is ours (our user's, no link, made by this function) and its lock is free.

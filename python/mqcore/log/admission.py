@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from mqcore.errors import CorruptBatchError, InvalidRecordError, RecordTooLargeError
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
     from mqcore.config.topic import TopicConfig
 
 # base_offset, batch_length, leader_epoch, magic, crc, attributes, last_offset_delta, base_timestamp, max_timestamp
@@ -30,10 +28,9 @@ class Chunk(NamedTuple):
     max_timestamp: int
 
 
-def survey(batches: ReadableBuffer, batch_bytes_max: int) -> Chunk:
+def survey(view: memoryview, batch_bytes_max: int) -> Chunk:
     """Walk the headers of whole v2 batches back to back. RecordTooLargeError: a batch over batch_bytes_max bytes.
     CorruptBatchError: not whole v2 batches. The CRC is not computed."""
-    view = memoryview(batches).cast("B")
     size, at, offsets, least, largest = len(view), 0, 0, -1, -1
     while at < size:
         if size - at < _BATCH_HEADER_BYTES:

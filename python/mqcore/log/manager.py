@@ -418,7 +418,7 @@ class LogStore:
             except MQError as error:
                 logger.warning("closing %s-%d: %s", log.topic, log.partition, error)
         self.open_segments.clear()
-        if hasattr(self, "marks"):
+        if not self.read_only and hasattr(self, "marks"):
             self.marks.close()
         if self.store_lock is not None:
             self.store_lock.close()
@@ -428,6 +428,8 @@ class LogStore:
         self._forked = True
         if self.store_lock is not None:
             self.store_lock.forked()
+        if not self.read_only and hasattr(self, "marks"):
+            self.marks.abandon()
         return self.__dict__.copy()
 
 

@@ -9,7 +9,7 @@ from mqcore.errors import MQError
 from mqcore.log import checkpoints, layout, opening
 from mqcore.log.checkpoints import PartitionKey, PartitionState, Session
 from mqcore.log.lock import StoreLock
-from mqcore.log.marks import Marks
+from mqcore.log.marks import Marks, page_path
 from mqcore.log.open_report import Finding
 from mqcore.log.recovery import JournalEntry
 from mqcore.log.topics import METADATA_TOPIC, TopicRegistry
@@ -58,7 +58,8 @@ class WriterOpening:
                 store.group.checkpoint()  # nothing of it needs replay any more
         opening.begin_session(io, where, Session(store.partitions.epoch, store.durability))
         # Last: readers of other processes find no marks until there is nothing left to recover.
-        store.marks = Marks.create(store.store_id, store.path)
+        private = store.durability == Durability.MEMORY
+        store.marks = Marks.create(store.store_id, None if private else page_path(store.store_id, store.path))
         store.publish_all()
         report.seconds = store.clock.monotonic_s() - started
 

@@ -197,7 +197,8 @@ class PartitionLog:
         """
         self.host.check_writable()
         config = self.config
-        chunk = survey(batches, config.max_message_bytes)
+        view = memoryview(batches).cast("B")
+        chunk = survey(view, config.max_message_bytes)
         now_ms = self.host.clock.wall_ms()
         append_time = now_ms if config.message_timestamp_type == _LOG_APPEND_TIME else -1
         if append_time < 0:
@@ -205,19 +206,17 @@ class PartitionLog:
         with self._lock:
             self._check_there()
             base_offset = self._offsets.log_end
-            segment = self._segment_for(len(memoryview(batches).cast("B")), chunk, now_ms)
+            segment = self._segment_for(len(view), chunk, now_ms)
             if from_outside:
-                segment.check_append(batches, max_batch_bytes=config.max_message_bytes, walk=True)
+                segment.check_append(view, max_batch_bytes=config.max_message_bytes, walk=True)
             self.host.open_segments.touch(segment)
             self.written = True
-            position, next_offset = segment.append(batches, base_offset, self.epoch, append_time)
+            position, next_offset = segment.append(view, base_offset, self.epoch, append_time)
             if self._group is None:
                 self._advance(next_offset, next_offset)
             else:
                 self._advance(next_offset, None)
-                self._group.submit(
-                    self, segment, batches, position, base_offset, next_offset, self.epoch
-                )  # fmt: skip
+                self._group.submit(self, segment, view, position, base_offset, next_offset, self.epoch)
         return Appended(base_offset, next_offset, append_time)
 
     def wait_durable(self, next_offset: int, timeout_s: float | None = None) -> None:

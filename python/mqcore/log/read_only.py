@@ -23,7 +23,7 @@ from mqcore.log.checkpoints import PartitionKey, PartitionState, SegmentState, S
 from mqcore.log.followed import FollowedPartition
 from mqcore.log.group_commit import GroupCommit
 from mqcore.log.manager import LogStore, durability_of
-from mqcore.log.marks import Marks
+from mqcore.log.marks import Marks, page_path
 from mqcore.log.offsets import Offsets
 from mqcore.log.recovery import BATCH_BYTES_MAX
 from mqcore.log.segments import UNKNOWN
@@ -50,9 +50,10 @@ class ReadOnlyStore(LogStore):
         self._attach_lock = threading.Lock()
         self._attached_at = self.clock.monotonic_s()
         self.generation = 0  # rises with each writer that we attach to: slots are its own
-        page = Marks.open(self.store_id, self.path)
-        self.has_writer = page is not None
-        self.marks = page if page is not None else Marks.anonymous()
+        self._page_path = page_path(self.store_id, self.path)
+        self._page = Marks.open(self.store_id, self._page_path)
+        # What waits while nobody writes: a page that never moves. (The wait on a dead page returns at once.)
+        self._quiet = Marks.create(self.store_id, None)
         self._left: tuple[Session, dict[PartitionKey, PartitionState] | None] | None = None
         self._proven: dict[tuple[uuid.UUID, int], int] | None = None
         self.views = ViewEnvironment()
@@ -105,19 +106,28 @@ class ReadOnlyStore(LogStore):
 
     # -- the writer ---------------------------------------------------------------------------------------------------
 
+    @property
+    def marks(self) -> Marks:
+        """What to wait on: the living writer's marks, or a page that never moves."""
+        return self.attached() or self._quiet
+
+    @marks.setter
+    def marks(self, _: Marks) -> None:
+        raise AttributeError("a reader has its writer's marks")
+
     def attached(self) -> Marks | None:
         """The living writer's marks; None without one. A new writer is noticed here."""
-        if self.has_writer and not self.marks.closed():
-            return self.marks
+        page = self._page
+        if page is not None and not page.closed():
+            return page
         now = self.clock.monotonic_s()
         with self._attach_lock:
             if now - self._attached_at >= ATTACH_INTERVAL_S:
                 self._attached_at = now
-                page = Marks.open(self.store_id, self.path)
-                if page is not None:
-                    self.marks, self.has_writer = page, True
+                self._page = Marks.open(self.store_id, self._page_path)
+                if self._page is not None:
                     self.generation += 1
-                    return page
+                return self._page
         return None
 
     # -- without a writer ---------------------------------------------------------------------------------------------
@@ -196,4 +206,7 @@ class ReadOnlyStore(LogStore):
     def abandon(self) -> None:
         for log in list(getattr(self, "_followed", {}).values()):
             log.close(write_indexes=False)
+        for page in (getattr(self, "_page", None), getattr(self, "_quiet", None)):
+            if page is not None:
+                page.close()
         super().abandon()
