@@ -17,7 +17,8 @@ from mqcore.errors import MQError, StoreReadOnlyError
 from mqcore.log import checkpoints, layout
 from mqcore.log.checkpoints import SegmentState
 from mqcore.log.offsets import Offsets
-from mqcore.log.partition_log import NO_SLOT, Appended, PartitionLog
+from mqcore.log.partition_log import NO_SLOT, PartitionLog
+from mqcore.log.partition_ports import Appended
 from mqcore.log.segments import OFFSET_DELTA_MAX, UNKNOWN, SegmentEntry
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from mqcore.config.topic import TopicConfig
 from mqcore.errors import (
@@ -28,6 +28,7 @@ from mqcore.log.checkpoints import Damage, SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.offsets import Offsets
 from mqcore.log.partition_dir import PartitionDirectory
+from mqcore.log.partition_ports import Appended, PartitionHost, Slice
 from mqcore.log.segments import SegmentEntry, SegmentSet, roll_reason
 from mqcore.types import IsolationLevel
 
@@ -36,63 +37,11 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from mqcore._native.io import Io
-    from mqcore._native.segment import Mapping, Segment
-    from mqcore.clock import Clock
-    from mqcore.log.group_commit import GroupCommit
-    from mqcore.log.open_segments import OpenSegments
+    from mqcore._native.segment import Segment
 
 READ_COMMITTED = IsolationLevel.READ_COMMITTED
 NO_SLOT = -1
 _LOG_APPEND_TIME = "LogAppendTime"
-
-
-class Appended(NamedTuple):
-    """What an append did: the offsets base_offset .. next_offset - 1. append_time_ms: -1 under create time."""
-
-    base_offset: int
-    next_offset: int
-    append_time_ms: int
-
-
-class Slice(NamedTuple):
-    """Whole batches of one segment: mapping[start:end]. Valid for as long as somebody holds the mapping or a view of
-    it, whatever becomes of the segment (R13). compacted: offsets may have gaps."""
-
-    mapping: Mapping
-    start: int
-    end: int
-    compacted: bool
-
-
-class PartitionHost(Protocol):
-    """What a partition needs of its store."""
-
-    io: Io
-    clock: Clock
-    layout: layout.Layout
-    open_segments: OpenSegments
-
-    def check_usable(self) -> None:
-        """StoreClosedError, ForkedStoreError."""
-
-    def check_writable(self) -> None:
-        """check_usable, and StoreReadOnlyError."""
-
-    def group_for(self, config: TopicConfig) -> GroupCommit | None:
-        """The group commit of a topic under fsync; None under os and memory."""
-
-    def syncs(self, config: TopicConfig) -> bool:
-        """Whether names in directories must be durable at once."""
-
-    def publish(self, log: PartitionLog, offsets: Offsets) -> None:
-        """Tell readers, in this and other processes."""
-
-    def seal_later(self, log: PartitionLog) -> None:
-        """A segment of `log` was rolled."""
-
-    def log_start_moved(self, log: PartitionLog) -> None:
-        """Make the new log start durable: files below it go next."""
 
 
 class PartitionLog:

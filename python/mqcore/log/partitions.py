@@ -20,7 +20,8 @@ from mqcore.errors import MQError
 from mqcore.log import checkpoints, layout
 from mqcore.log.checkpoints import Damage, PartitionKey, PartitionState, SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
-from mqcore.log.partition_log import PartitionHost, PartitionLog
+from mqcore.log.partition_log import PartitionLog
+from mqcore.log.partition_ports import PartitionHost
 from mqcore.log.recovery import Loaded
 from mqcore.log.segments import SegmentEntry
 

@@ -1,0 +1,64 @@
+"""What a partition needs of its store, and what it hands out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from mqcore._native.io import Io
+    from mqcore._native.segment import Mapping
+    from mqcore.clock import Clock
+    from mqcore.config.topic import TopicConfig
+    from mqcore.log.group_commit import GroupCommit
+    from mqcore.log.layout import Layout
+    from mqcore.log.offsets import Offsets
+    from mqcore.log.open_segments import OpenSegments
+    from mqcore.log.partition_log import PartitionLog
+
+
+class Appended(NamedTuple):
+    """What an append did: the offsets base_offset .. next_offset - 1. append_time_ms: -1 under create time."""
+
+    base_offset: int
+    next_offset: int
+    append_time_ms: int
+
+
+class Slice(NamedTuple):
+    """Whole batches of one segment: mapping[start:end]. Valid for as long as somebody holds the mapping or a view of
+    it, whatever becomes of the segment (R13). compacted: offsets may have gaps."""
+
+    mapping: Mapping
+    start: int
+    end: int
+    compacted: bool
+
+
+class PartitionHost(Protocol):
+    """What a partition needs of its store."""
+
+    io: Io
+    clock: Clock
+    layout: Layout
+    open_segments: OpenSegments
+
+    def check_usable(self) -> None:
+        """StoreClosedError, ForkedStoreError."""
+
+    def check_writable(self) -> None:
+        """check_usable, and StoreReadOnlyError."""
+
+    def group_for(self, config: TopicConfig) -> GroupCommit | None:
+        """The group commit of a topic under fsync; None under os and memory."""
+
+    def syncs(self, config: TopicConfig) -> bool:
+        """Whether names in directories must be durable at once."""
+
+    def publish(self, log: PartitionLog, offsets: Offsets) -> None:
+        """Tell readers, in this and other processes."""
+
+    def seal_later(self, log: PartitionLog) -> None:
+        """A segment of `log` was rolled."""
+
+    def log_start_moved(self, log: PartitionLog) -> None:
+        """Make the new log start durable: files below it go next."""
