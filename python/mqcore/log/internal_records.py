@@ -20,9 +20,7 @@ from mqcore.types import IsolationLevel
 _HEADER = struct.Struct(">qiibIhiqqqhii")  # see mqcore/include/mqcore/batch.h
 _CRC = struct.Struct(">I")
 _CRC_POSITION, _CRC_START, _LOG_OVERHEAD = 17, 21, 12
-_CODEC, _CONTROL = 0x07, 0x20
 _READ_BYTES = 1 << 20
-_BATCH_BYTES_MAX = 64 << 20
 
 
 class InternalRecord(NamedTuple):
@@ -91,21 +89,14 @@ def read_records(log: RecordSource, offset: int) -> Iterator[InternalRecord]:
 
 
 def _decode(part: Any, offset: int) -> Iterator[tuple[InternalRecord | None, int]]:
-    """Yield (record, offset after it); after each batch (None, offset after the batch), for gaps and markers."""
-    from mqcore._native import batch as native  # here: a store without internal records never needs it
+    """Yield (record, offset after it), and after each run of batches (None, offset after it), for gaps and markers."""
+    from mqcore._native import batch as native  # here: reading records needs it, making them does not
 
-    headers, problem = native.scan(part.mapping, part.start, part.end, max_batch_bytes=_BATCH_BYTES_MAX, check_crc=True)
-    if problem is not None:
-        raise CorruptBatchError("damaged batch in an internal topic", problem=str(problem), path=part.mapping.path)
-    for header in headers:
-        attributes, position, size = int(header["attributes"]), int(header["position"]), int(header["size"])
-        last_offset = int(header["last_offset"])
-        if attributes & _CODEC:
-            raise UnsupportedFormatError("compressed batch in an internal topic", offset=last_offset)
-        if not attributes & _CONTROL and last_offset >= offset:
-            columns, _ = native.decode(
-                part.mapping, position, position + size, min_offset=offset, max_records=1 << 31, check_crc=False
-            )
-            for record in columns.iter_records():
-                yield InternalRecord(record.offset, record.timestamp, record.key, record.value), record.offset + 1
-        yield None, last_offset + 1
+    position = part.start
+    while position < part.end:
+        columns, position = native.decode(part.mapping, position, part.end, min_offset=offset)
+        for record in columns.iter_records():
+            yield InternalRecord(record.offset, record.timestamp, record.key, record.value), record.offset + 1
+        yield None, columns.next_offset
+        if columns.compressed_next:
+            raise UnsupportedFormatError("compressed batch in an internal topic", offset=columns.next_offset)
