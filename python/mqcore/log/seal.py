@@ -11,7 +11,7 @@ Invariants:
        no sealed segment before it was exchanged. Compaction and repair break the chain, visibly: `previous` is `-`.
 
 File `<base>.digest` (text):
-    # mqcore digest 1 <algorithm> size=<bytes> previous=<chain of the segment before, or -> chain=<hex>
+    # mqcore digest 1 <algorithm> size=<bytes> gaps=<yes|no> previous=<chain before it, or -> chain=<hex>
     <hex digest>  <base>.log
 """
 
@@ -30,6 +30,8 @@ from mqcore.errors import StorageError, StoreFormatError
 from mqcore.log import layout
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from mqcore._native.io import Io
     from mqcore.config.topic import TopicConfig
 
@@ -37,24 +39,27 @@ ALGORITHMS: dict[str, Callable[[], Hasher]] = {"blake3": lambda: blake3.blake3()
 CHUNK_BYTES = 1 << 20
 _FILE_BYTES_MAX = 1000
 _FORMAT = re.compile(
-    r"# mqcore digest 1 (blake3|sha256) size=([0-9]{1,19}) previous=(-|[0-9a-f]{64}) chain=([0-9a-f]{64})\n"
+    r"# mqcore digest 1 (blake3|sha256) size=([0-9]{1,19}) gaps=(yes|no) "
+    r"previous=(-|[0-9a-f]{64}) chain=([0-9a-f]{64})\n"
     r"([0-9a-f]{64})  ([0-9]{20})\.log\n\Z"
 )
 
 
 class Hasher(Protocol):
-    def update(self, data: bytes, /) -> object: ...
+    def update(self, data: Buffer, /) -> object: ...
     def hexdigest(self) -> str: ...
 
 
 class Digest(NamedTuple):
-    """The seal of a segment. size: bytes covered. previous: chain value of the segment before, "" if it has none."""
+    """The seal of a segment. size: bytes covered. previous: chain value of the segment before, "" if it has none.
+    gaps: the segment was compacted, so offsets may be missing in it."""
 
     base_offset: int
     algorithm: str
     size: int
     digest: str
     previous: str = ""
+    gaps: bool = False
 
     @property
     def chain(self) -> str:
@@ -71,8 +76,9 @@ def chain_value(algorithm: str, previous: str, digest: str) -> str:
 
 def format_digest(digest: Digest) -> bytes:
     return (
-        f"# mqcore digest 1 {digest.algorithm} size={digest.size} previous={digest.previous or '-'} "
-        f"chain={digest.chain}\n{digest.digest}  {layout.segment_name(digest.base_offset)}\n"
+        f"# mqcore digest 1 {digest.algorithm} size={digest.size} gaps={'yes' if digest.gaps else 'no'} "
+        f"previous={digest.previous or '-'} chain={digest.chain}\n"
+        f"{digest.digest}  {layout.segment_name(digest.base_offset)}\n"
     ).encode()
 
 
@@ -81,8 +87,9 @@ def parse_digest(data: bytes, path: str) -> Digest:
     match = _FORMAT.match(data.decode("latin-1"))
     if match is None:
         raise StoreFormatError("damaged digest file", path=path)
-    digest = Digest(int(match[6]), match[1], int(match[2]), match[5], "" if match[3] == "-" else match[3])
-    if digest.chain != match[4]:
+    algorithm, size, gaps, previous, chain, value, base = match.groups()
+    digest = Digest(int(base), algorithm, int(size), value, "" if previous == "-" else previous, gaps == "yes")
+    if digest.chain != chain:
         raise StoreFormatError("damaged digest file: its chain value does not follow from it", path=path)
     return digest
 
@@ -199,7 +206,8 @@ class Sealer:
         chained = before is not None and before.algorithm == algorithm and not entry.compacted
         path = os.path.join(log.directory, layout.segment_name(base))
         digest = hash_file(path, entry.size, algorithm, self._pause)
-        made = Digest(base, algorithm, entry.size, digest, before.chain if before is not None and chained else "")
+        previous = before.chain if before is not None and chained else ""
+        made = Digest(base, algorithm, entry.size, digest, previous, entry.compacted)
         self._io.write_atomic(
             os.path.join(log.directory, layout.segment_name(base, layout.DIGEST)), format_digest(made)
         )
@@ -207,6 +215,6 @@ class Sealer:
 
 def write_digest(io: Io, log_path: str, digest_path: str, base_offset: int, size: int, algorithm: str) -> Digest:
     """Hash a file that is final and write its digest file, without a chain: for compaction, before its swap."""
-    made = Digest(base_offset, algorithm, size, hash_file(log_path, size, algorithm))
+    made = Digest(base_offset, algorithm, size, hash_file(log_path, size, algorithm), gaps=True)
     io.write_atomic(digest_path, format_digest(made))
     return made

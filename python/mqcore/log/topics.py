@@ -271,6 +271,15 @@ def _fold(record: internal_records.InternalRecord, _: Lookup) -> list[Change]:
     return [] if record.key is None else [(record.key, record.value)]
 
 
+def parse_record(key: bytes, value: bytes) -> tuple[TopicInfo, DeletedTopic | None]:
+    """Return the topic of a record of `__metadata`, and what is left of it if it was deleted.
+
+    Raises StoreFormatError.
+    """
+    info, deleted_ms = _parse(_parse_key(key), value, {})
+    return info, None if deleted_ms is None else DeletedTopic(info.name, info.topic_id, info.partitions, deleted_ms)
+
+
 def _dump(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
 

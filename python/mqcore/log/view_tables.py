@@ -110,50 +110,14 @@ class MemoryTables:
         self._pairs, self._positions = {}, {}
 
 
-class LmdbTables:
-    """Tables in STORE/views. Reads from any thread; commits and drops under the caller's lock."""
+class _LmdbReader:
+    """What the pairs of an open environment say."""
 
-    def __init__(self, io: Io, directory: str, *, map_bytes: int, verify_bytes: int) -> None:
-        """Open, or make, the environment of a directory that exists.
-
-        map_bytes: address space, fixed for the life of this object. verify_bytes: the largest file that is walked
-        after an unclean close. `dropped` says why what was there had to go, "" if it did not.
-        Raises StorageError, StoreFormatError (a link or directory in a file's place).
-        """
-        self._io, self._directory = io, directory
-        self.dropped, vouched = check_file(directory, verify_bytes)
-        self._remove(CLEAN, LOCK, *([DATA] if self.dropped else []))
-        self._env = self._open(map_bytes)
+    def __init__(self, env: Any, directory: str) -> None:
+        self._env, self._directory = env, directory
         self._numbers: dict[str, bytes] = {}
-        try:
-            if not vouched:
-                # The walk knows pages, not bytes: a flipped key sorts elsewhere, and would merely be missed.
-                self._check_pairs()
-            self._load_numbers()
-        except Damaged as damage:
-            self._env.close()
-            self.dropped = str(damage)
-            self._remove(LOCK, DATA)
-            self._env = self._open(map_bytes)
 
-    def _remove(self, *names: str) -> None:
-        removed = False
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                self._io.unlink(os.path.join(self._directory, name))
-                removed = True
-        if removed:
-            # Before the first write: a mark of a clean close must not outlive a crash and vouch for later pages.
-            self._io.sync_dir(self._directory)
-
-    def _open(self, map_bytes: int) -> Any:
-        try:
-            # sync and metasync stay on: without them a power loss can leave a corrupt file, not just an old one.
-            return lmdb.open(self._directory, map_size=map_bytes, mode=0o600, readahead=False, **_LIBRARY)
-        except lmdb.Error as error:
-            raise _storage_error(error, self._directory) from error
-
-    def _load_numbers(self) -> None:
+    def load_numbers(self) -> None:
         with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
             found = cursor.set_range(_NAME)
             while found and bytes(cursor.key()[:1]) == _NAME:
@@ -163,8 +127,6 @@ class LmdbTables:
 
     def _number(self, view: str) -> bytes | None:
         return self._numbers.get(view)
-
-    # -- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, view: str, key: bytes) -> bytes | None:
         number = self._number(view)
@@ -208,11 +170,54 @@ class LmdbTables:
             found = txn.get(key)
             return None if found is None else _unpack_position(_checked(key, found))
 
-    def _check_pairs(self) -> None:
+    def check_pairs(self) -> None:
         """Check every pair there is. Raises Damaged at the first that fails."""
         with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
             for stored_key, found in cursor:
                 _unpack(bytes(stored_key), found)
+
+
+class LmdbTables(_LmdbReader):
+    """Tables in STORE/views. Reads from any thread; commits and drops under the caller's lock."""
+
+    def __init__(self, io: Io, directory: str, *, map_bytes: int, verify_bytes: int) -> None:
+        """Open, or make, the environment of a directory that exists.
+
+        map_bytes: address space, fixed for the life of this object. verify_bytes: the largest file that is walked
+        after an unclean close. `dropped` says why what was there had to go, "" if it did not.
+        Raises StorageError, StoreFormatError (a link or directory in a file's place).
+        """
+        self._io, self._directory = io, directory
+        self.dropped, vouched = check_file(directory, verify_bytes)
+        self._remove(CLEAN, LOCK, *([DATA] if self.dropped else []))
+        super().__init__(self._open(map_bytes), directory)
+        try:
+            if not vouched:
+                # The walk knows pages, not bytes: a flipped key sorts elsewhere, and would merely be missed.
+                self.check_pairs()
+            self.load_numbers()
+        except Damaged as damage:
+            self._env.close()
+            self.dropped = str(damage)
+            self._remove(LOCK, DATA)
+            self._env, self._numbers = self._open(map_bytes), {}
+
+    def _remove(self, *names: str) -> None:
+        removed = False
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self._io.unlink(os.path.join(self._directory, name))
+                removed = True
+        if removed:
+            # Before the first write: a mark of a clean close must not outlive a crash and vouch for later pages.
+            self._io.sync_dir(self._directory)
+
+    def _open(self, map_bytes: int) -> Any:
+        try:
+            # sync and metasync stay on: without them a power loss can leave a corrupt file, not just an old one.
+            return lmdb.open(self._directory, map_size=map_bytes, mode=0o600, readahead=False, **_LIBRARY)
+        except lmdb.Error as error:
+            raise _storage_error(error, self._directory) from error
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
@@ -274,6 +279,28 @@ class LmdbTables:
     def abandon(self) -> None:
         """Close without a digest, as a crash leaves it (tests, and a close after a failed commit)."""
         self._env.close()
+
+
+def read_view(directory: str, view: str) -> tuple[Position, dict[bytes, bytes]] | None:
+    """Return a view's position and pairs, None if it is not there; changes nothing. For a file that passed `check_file`
+    and that no process has open. Raises Damaged, StorageError."""
+    try:
+        # One file, without lock.mdb: a check must not make files.
+        env = lmdb.open(
+            os.path.join(directory, DATA), subdir=False, readonly=True, lock=False, readahead=False, **_LIBRARY
+        )
+    except lmdb.Error as error:
+        if not os.path.exists(os.path.join(directory, DATA)):
+            return None
+        raise _storage_error(error, directory) from error
+    try:
+        reader = _LmdbReader(env, directory)
+        reader.check_pairs()
+        reader.load_numbers()
+        position = reader.position(view)
+        return None if position is None else (position, dict(reader.items(view, b"")))
+    finally:
+        env.close()
 
 
 def check_file(directory: str, verify_bytes: int) -> tuple[str, bool]:
