@@ -90,11 +90,11 @@ def read_records(log: RecordSource, offset: int) -> Iterator[InternalRecord]:
 
 def _decode(part: Any, offset: int) -> Iterator[tuple[InternalRecord | None, int]]:
     """Yield (record, offset after it), and after each run of batches (None, offset after it), for gaps and markers."""
-    from mqcore._native import batch as native  # here: reading records needs it, making them does not
+    from mqcore._native.batch import decode  # here: reading records needs it, making them does not
 
     position = part.start
     while position < part.end:
-        columns, position = native.decode(part.mapping, position, part.end, min_offset=offset)
+        columns, position = decode(part.mapping, position, part.end, min_offset=offset)
         for record in columns.iter_records():
             yield InternalRecord(record.offset, record.timestamp, record.key, record.value), record.offset + 1
         yield None, columns.next_offset

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mqcore._native import batch as native
+from mqcore._native.batch import check, scan
 from mqcore.errors import MQError
 
 PIECE_BYTES = 4 << 20
@@ -132,7 +132,7 @@ class SegmentChecker:
         """size: bytes to check, -1 all. allow_gaps: a compacted segment. below: the next segment's base offset.
 
         epoch_of: leader epoch that the epoch file gives an offset. on_rows: called with each run of good batches
-        (rows of `native.scan`, positions in the file). on_bytes: with (piece, position), every byte once, in order.
+        (rows of `scan`, positions in the file). on_bytes: with (piece, position), every byte once, in order.
         """
         self._file, self._gaps, self._below = file, allow_gaps, below
         self._size = file.size if size < 0 else min(size, file.size)
@@ -181,7 +181,7 @@ class SegmentChecker:
 
     def _take(self, piece: bytearray, position: int) -> tuple[int, str | None]:
         """Take in the good batches at the start of a piece; return (their bytes, what is wrong after them or None)."""
-        rows, problem = native.scan(piece, 0, len(piece), max_batch_bytes=BATCH_BYTES_MAX, check_crc=True)
+        rows, problem = scan(piece, 0, len(piece), max_batch_bytes=BATCH_BYTES_MAX, check_crc=True)
         if len(rows) == 0:
             return 0, problem.what if problem is not None else "no batch"
         walked = self._walk(piece, rows)
@@ -198,7 +198,7 @@ class SegmentChecker:
         self.found.unwalked += int(np.count_nonzero(rows["attributes"] & _CODEC))
         end = int(rows[-1]["position"] + rows[-1]["size"])
         try:
-            native.check(piece, 0, end, max_batch_bytes=BATCH_BYTES_MAX, walk=True)
+            check(piece, 0, end, max_batch_bytes=BATCH_BYTES_MAX, walk=True)
             return len(rows)
         except MQError as error:
             at = error.where.get("position")
@@ -312,7 +312,7 @@ class SegmentChecker:
         piece = self._file.read(position, size)
         given = int.from_bytes(piece[:8], "big", signed=True)
         piece[:8] = self.found.next_offset.to_bytes(8, "big")
-        rows, _ = native.scan(piece, 0, len(piece), max_batch_bytes=BATCH_BYTES_MAX, check_crc=True)
+        rows, _ = scan(piece, 0, len(piece), max_batch_bytes=BATCH_BYTES_MAX, check_crc=True)
         if len(rows) != 1 or self._walk(piece, rows) != 1:
             return False
         after = self._base_at(position + size)
@@ -348,7 +348,7 @@ class SegmentChecker:
         if not self.found.next_offset < base < self._below and not (self._gaps and base == self.found.next_offset):
             return -1
         piece = self._file.read(at, max(need, min(PIECE_BYTES, self._size - at)))
-        rows, problem = native.scan(piece, 0, len(piece), max_batch_bytes=BATCH_BYTES_MAX, check_crc=True)
+        rows, problem = scan(piece, 0, len(piece), max_batch_bytes=BATCH_BYTES_MAX, check_crc=True)
         if len(rows) == 0 or int(rows[0]["last_offset"]) >= self._below:
             return -1
         chain, last = 1, int(rows[0]["last_offset"])

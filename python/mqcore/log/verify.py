@@ -308,14 +308,14 @@ class StoreChecker:
 def read_records(path: str, size: int, bad: list[tuple[int, int]]) -> list[tuple[int, bytes, bytes | None]]:
     """Return (offset, key, value) of the records with a key in a segment of a small internal topic, its bad ranges
     (position, end) left out. Raises MQError, OSError."""
-    from mqcore._native import batch as native
+    from mqcore._native.batch import decode
 
     with Bytes(path) as file:
         data = file.read(0, size)
     records, position = [], 0
     for start, end in [*sorted(bad), (len(data), len(data))]:
         while position < start:
-            columns, position = native.decode(data, position, start)
+            columns, position = decode(data, position, start)
             if columns.compressed_next:
                 raise StoreFormatError("compressed batch in an internal topic", path=path, position=position)
             records += [(r.offset, r.key, r.value) for r in columns.iter_records() if r.key is not None]

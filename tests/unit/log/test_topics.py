@@ -1,4 +1,4 @@
-"""The registry is the fold of `__metadata`: what it says exists is durable, what is deleted keeps its id till forgotten."""
+"""The registry folds `__metadata`: what it says exists is durable; what is deleted keeps its id till forgotten."""
 
 from __future__ import annotations
 
