@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mqcore._native.encode import build_batch
 from mqcore.errors import InvalidRecordError, RecordTooLargeError
+
+DefaultRecordBatch = pytest.importorskip("aiokafka.record.default_records").DefaultRecordBatch
 
 cell = st.none() | st.binary(max_size=300)
 headers = st.lists(st.tuples(st.text(max_size=10), cell), max_size=4)
