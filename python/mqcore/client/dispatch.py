@@ -27,6 +27,7 @@ from mqcore.errors import FatalError, ForkedStoreError, TimeoutExceededError
 
 log = logging.getLogger("mqcore.producer")
 
+_QUIET_TICKS = 4
 _FAILURES_KEPT = 1000  # chunks; of more than that, only the count
 
 
@@ -71,13 +72,16 @@ class Dispatcher(Accumulator):
         self._pending: deque[Chunk] = deque()  # appended, not known to be durable; about in that order
         self._failed: list[Chunk] = []
         self._failures = 0
+        self._busy = False  # something was appended since the last tick
+        self._quiet_ticks = 0
         self._forked = False  # a child's copy: its locks are nobody's, its logs the parent's
         self._ready: deque[tuple[Callable[[Any], Any], Any]] = deque()
 
     # ---- what native code calls --------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        self._linger.arm(self)
+        # At once if something is appended and not yet durable: a callback may wait for that.
+        self._linger.arm(self, 0.0 if self._pending else self._linger_s)
 
     def _dispatch(self, sink: Sink) -> None:
         self._drain(sink, None)
@@ -158,6 +162,7 @@ class Dispatcher(Accumulator):
         finally:
             sink.owner = 0
             sink.lock.release()
+        self._busy = True
         self._check_topic(sink.topic)
         self._settle()
         self._call_back()
@@ -280,7 +285,10 @@ class Dispatcher(Accumulator):
         self._settle()
         for chunk in [chunk for chunk in self._pending if chunk.callbacks]:
             self._bring_to_end(chunk)  # nobody waits for it, but somebody wants to hear of it
-        if again is None and not self.disarm():
+        # Busy lately: look again, so that a send need not wake the thread for each chunk that it opens.
+        self._quiet_ticks = 0 if self.open_sinks or self._busy else self._quiet_ticks + 1
+        self._busy = False
+        if again is None and (self._quiet_ticks < _QUIET_TICKS or not self.disarm()):
             again = now + self._linger_s
         return again
 

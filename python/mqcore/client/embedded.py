@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from mqcore.client.linger import Linger
 from mqcore.config.keys import ConfigValue
 from mqcore.errors import MQError
 from mqcore.log.manager import LogStore
@@ -38,6 +39,7 @@ class Store:
         self._private_directory = private_directory
         self._lock = threading.Lock()
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._linger = Linger()  # one thread for the lingering records of all producers
 
     def __repr__(self) -> str:
         return f"<mqcore.Store {self.path} {self.durability}{' read-only' if self.read_only else ''}>"
@@ -129,7 +131,7 @@ class Store:
         from mqcore.client.producer import Producer
 
         self.log.check_writable()
-        return self._keep(Producer(self.log, **options))
+        return self._keep(Producer(self.log, **{"linger": self._linger, **options}))
 
     def consumer(self, *topics: str | re.Pattern[str] | Iterable[str | re.Pattern[str]], **options: Any) -> Consumer:
         """A consumer of topics (names, lists of names, regular expressions compiled or as strings that begin with "^").
@@ -154,8 +156,10 @@ class Store:
         with self._lock:
             children = list(self._children)
             self._children.clear()
+        # In a forked child the thread is the parent's, and its lock anybody's.
+        stop = [] if self.log.is_forked else [self._linger.close]
         first: MQError | None = None
-        for close in [*(child.close for child in children), self.log.close]:
+        for close in [*(child.close for child in children), *stop, self.log.close]:
             try:
                 close()
             except MQError as error:

@@ -1,16 +1,17 @@
 """The thread that takes lingering records to their logs, though nobody sends more, flushes or waits.
 
 Invariants:
-    1. One thread per store, started by the first chunk that lingers, joined by `close`. It sleeps without a deadline
-       while no producer has anything open: an idle store costs nothing.
+    1. One thread, started by the first chunk that lingers, joined by `close`. It sleeps without a deadline while no
+       producer has anything open: an idle store costs nothing.
     2. A producer is kept alive by this thread while it has records that are in no log yet.
     3. An error in one producer's tick is logged and does not keep the others waiting.
-Lock: `_changed` guards the set of producers and the stop flag; nothing else is locked while it is held.
+Lock: `_changed` guards the due times and the stop flag; nothing else is locked while it is held.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from time import monotonic
 from typing import Protocol
@@ -30,69 +31,70 @@ class Linger:
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._armed: set[Lingering] = set()
+        self._due: dict[Lingering, float] = {}  # producer -> when to look at it (time.monotonic, s)
+        self._waiting_until = 0.0  # what the thread sleeps for; in the past while it is awake
         self._thread: threading.Thread | None = None
-        self._woken = False
         self._stopping = False
 
-    def arm(self, producer: Lingering) -> None:
-        """Look after this producer until a tick says that there is nothing left. After close: no effect."""
+    def arm(self, producer: Lingering, delay_s: float) -> None:
+        """Look at this producer in delay_s, then until a tick says that nothing is left. After close: no effect."""
+        due = monotonic() + delay_s
         with self._changed:
-            if self._stopping:
+            if self._stopping or self._due.get(producer, math.inf) <= due:
                 return
-            self._armed.add(producer)
-            self._woken = True
+            self._due[producer] = due
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mqcore-linger", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            elif due < self._waiting_until:
+                self._changed.notify()
 
     def remove(self, producer: Lingering) -> None:
         """Forget a producer that was closed."""
         with self._changed:
-            self._armed.discard(producer)
+            self._due.pop(producer, None)
 
     def close(self) -> None:
         """Stop and join the thread. Producers are closed before: what they still hold is theirs to flush."""
         with self._changed:
             self._stopping = True
-            self._armed.clear()
+            self._due.clear()
             self._changed.notify()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _run(self) -> None:
-        due: float | None = None
         while True:
-            with self._changed:
-                while not self._stopping and not self._woken:
-                    left = None if due is None else due - monotonic()
-                    if left is not None and left <= 0:
-                        break
-                    self._changed.wait(left)
-                if self._stopping:
-                    return
-                self._woken = False
-                producers = list(self._armed)
-            due = None
-            for producer in producers:
-                again = self._tick(producer)
-                if again is not None:
-                    due = again if due is None else min(due, again)
-            producers.clear()  # invariant 2 ends with the tick
+            producer = self._next()
+            if producer is None:
+                return
+            self._tick(producer)
+            del producer  # invariant 2 ends with the tick
 
-    def _tick(self, producer: Lingering) -> float | None:
+    def _next(self) -> Lingering | None:
+        """Sleep until a producer is due and take it off the list; None: stop."""
         with self._changed:
-            # Before the tick: whoever arms it during the tick puts it back.
-            self._armed.discard(producer)
-        again: float | None = None
+            while not self._stopping:
+                first = min(self._due, key=self._due.__getitem__, default=None)
+                now = monotonic()
+                self._waiting_until = math.inf if first is None else self._due[first]
+                if first is not None and self._waiting_until <= now:
+                    del self._due[first]  # before the tick: whoever arms it during the tick puts it back
+                    self._waiting_until = 0.0
+                    return first
+                left = None if first is None else self._waiting_until - now
+                del first
+                self._changed.wait(left)
+            return None
+
+    def _tick(self, producer: Lingering) -> None:
         try:
             again = producer._linger_tick(monotonic())
         except Exception:
             log.exception("a producer's lingering records could not be handed over")
+            again = monotonic() + 1.0  # what it holds is not given up
         if again is not None:
             with self._changed:
                 if not self._stopping:
-                    self._armed.add(producer)
-        return again
+                    self._due[producer] = min(again, self._due.get(producer, math.inf))
