@@ -56,9 +56,10 @@ mq_status mq_batch_walk(const uint8_t *bytes, const mq_batch *batch, mq_error *e
     const uint8_t *const end = bytes + batch->size;
     const int32_t last_offset_delta = batch->last_offset_delta;
     int32_t last_delta = -1;
+    mq_record_guess guess = {0};
     for (int32_t left = batch->record_count; left > 0; left--) {
         mq_record record;
-        if (MQ_UNLIKELY(!mq_record_parse(at, end, &record)))
+        if (MQ_UNLIKELY(!mq_record_parse_next(at, end, &record, &guess)))
             return mq_fail(err, MQ_ECORRUPT, NULL, (uint64_t)(at - bytes),
                            "a record's fields do not fill its length, or it passes the end of its batch");
         if (MQ_UNLIKELY(record.offset_delta <= last_delta || record.offset_delta > last_offset_delta))

@@ -131,9 +131,10 @@ static const char *fill(const uint8_t *bytes, uint64_t position, const mq_batch 
     const int32_t last_offset_delta = b->last_offset_delta;
     const size_t count = (size_t)b->record_count;
     int32_t last_delta = -1;
+    mq_record_guess guess = {0};
     for (size_t i = 0; i < count; i++) {
         mq_record record;
-        if (MQ_UNLIKELY(!mq_record_parse(at, end, &record))) {
+        if (MQ_UNLIKELY(!mq_record_parse_next(at, end, &record, &guess))) {
             *bad = at;
             return "a record's fields do not fill its length, or it passes the end of its batch";
         }
@@ -210,9 +211,10 @@ mq_status mq_run_keys(const uint8_t *bytes, const mq_run *run, int64_t *starts, 
         const mq_span *span = &run->spans[i];
         const uint8_t *at = bytes + span->position + MQ_BATCH_HEADER;
         const uint8_t *const end = bytes + span->position + span->size;
+        mq_record_guess guess = {0};
         for (int32_t k = 0; k < span->records; k++) {
             mq_record record;
-            if (MQ_UNLIKELY(!mq_record_parse(at, end, &record)))
+            if (MQ_UNLIKELY(!mq_record_parse_next(at, end, &record, &guess)))
                 return damaged(err, MQ_ECORRUPT, (uint64_t)(at - bytes), span->base_offset,
                                "a batch changed while it was read");
             starts[k] = record.key - bytes;

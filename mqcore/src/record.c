@@ -1,17 +1,15 @@
 #include "mqcore/record.h"
 
-const uint8_t *mq_varint_rest(const uint8_t *at, uint64_t first, unsigned limit, uint64_t *raw)
+mq_varint mq_varint_rest(const uint8_t *at, uint64_t first, unsigned limit)
 {
     uint64_t u = first & 0x7f;
     for (unsigned i = 1; i < limit; i++) {
         const uint64_t byte = *at++;
         u |= (byte & 0x7f) << (7 * i);
-        if (byte < 0x80) {
-            *raw = u;
-            return at;
-        }
+        if (byte < 0x80)
+            return (mq_varint){at, u};
     }
-    return NULL;
+    return (mq_varint){NULL, 0};
 }
 
 /* A length field and its bytes: -1 is null, below that damage. */
@@ -58,6 +56,7 @@ bool mq_record_headers(const uint8_t *at, const uint8_t *end, mq_record *record)
 
 bool mq_record_parse_slow(const uint8_t *at, const uint8_t *end, mq_record *record)
 {
+    *record = (mq_record){.key_length = -1, .value_length = -1};
     mq_wire w = {at, end, false};
     const int32_t length = mq_wire_varint(&w);
     if (w.failed || length < 0 || !mq_wire_need(&w, (size_t)length))

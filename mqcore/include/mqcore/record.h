@@ -56,9 +56,16 @@ bool mq_header_count(const uint8_t **at, const uint8_t *end, int32_t *count);
 /* The next header at *at, which moves past it; false: it does not fit before `end`. */
 bool mq_header_next(const uint8_t **at, const uint8_t *end, mq_header *header);
 
+/* Results of the rare cases come by value: an address that leaves the loop would keep its variables in memory, and each
+ * record would wait for a store of the one before. */
+typedef struct mq_varint {
+    const uint8_t *end; /* the first byte after it; NULL: it does not end in time */
+    uint64_t raw;       /* zig-zag not undone */
+} mq_varint;
+
 /* Rest of a varint of at most `limit` bytes whose first byte, `first`, stood before `at` and had its top bit set.
- * The caller knows that the bytes may be read. Returns the first byte after it, NULL if it does not end in time. */
-const uint8_t *mq_varint_rest(const uint8_t *at, uint64_t first, unsigned limit, uint64_t *raw);
+ * The caller knows that the bytes may be read. */
+mq_varint mq_varint_rest(const uint8_t *at, uint64_t first, unsigned limit);
 
 enum { MQ_VARINT_BYTES = 5, MQ_VARLONG_BYTES = 10 };
 
@@ -79,20 +86,69 @@ static inline __attribute__((always_inline)) bool mq_varint_fast(const uint8_t *
         *at = p + 2;
         return true;
     }
-    p = mq_varint_rest(p + 1, first, limit, raw);
-    *at = p;
-    return p != NULL;
+    const mq_varint rest = mq_varint_rest(p + 1, first, limit);
+    *raw = rest.raw;
+    *at = rest.end;
+    return rest.end != NULL;
 }
 
-/* Parse the record at `at`; false: it breaks I1 or I2 (and what is in *record means nothing). */
-static inline __attribute__((always_inline)) bool mq_record_parse(const uint8_t *at, const uint8_t *end,
-                                                                  mq_record *record)
+/* What the length field of the record before was. Where records are of one size, the next one's place is then known by
+ * a predicted branch and not by a load: records overlap in the processor instead of waiting for one another. */
+typedef struct mq_record_guess {
+    uint64_t length; /* zig-zag not undone */
+    uint32_t bytes;  /* of the length field; 0: no guess yet */
+    uint16_t head;   /* the first two bytes of the record */
+} mq_record_guess;
+
+/* The length field at *at, which moves past it (the caller made sure of MQ_VARINT_BYTES). False: it is too long. */
+static inline __attribute__((always_inline)) bool mq_record_length(const uint8_t **at, uint64_t *length,
+                                                                   mq_record_guess *guess)
+{
+    uint16_t head;
+    memcpy(&head, *at, sizeof head);
+    if (MQ_LIKELY(head == guess->head && guess->bytes != 0)) {
+        *length = guess->length;
+        *at += guess->bytes;
+        return true;
+    }
+    const uint8_t *p = *at;
+    if (MQ_UNLIKELY(!mq_varint_fast(&p, MQ_VARINT_BYTES, length)))
+        return false;
+    /* A longer field is not told by two bytes. */
+    *guess = (mq_record_guess){*length, p - *at <= 2 ? (uint32_t)(p - *at) : 0, head};
+    *at = p;
+    return true;
+}
+
+/* mq_record_parse_slow and mq_record_headers, without the address of the caller's record (see mq_varint). */
+static inline __attribute__((always_inline)) bool mq_record_take_slow(const uint8_t *at, const uint8_t *end,
+                                                                      mq_record *record)
+{
+    mq_record slow;
+    const bool good = mq_record_parse_slow(at, end, &slow);
+    *record = slow;
+    return good;
+}
+
+static inline __attribute__((always_inline)) bool mq_record_take_headers(const uint8_t *at, const uint8_t *end,
+                                                                         mq_record *record)
+{
+    mq_record slow = {.header_count = 0};
+    const bool good = mq_record_headers(at, end, &slow);
+    record->header_count = slow.header_count;
+    record->headers = slow.headers;
+    return good;
+}
+
+/* As mq_record_parse, for a loop over records. guess: zero before the first record, then left alone. */
+static inline __attribute__((always_inline)) bool mq_record_parse_next(const uint8_t *at, const uint8_t *end,
+                                                                       mq_record *record, mq_record_guess *guess)
 {
     uint64_t length, timestamp, offset, key, value;
     const uint8_t *p = at;
     if (MQ_UNLIKELY(end - at < MQ_RECORD_HEAD))
-        return mq_record_parse_slow(at, end, record);
-    if (MQ_UNLIKELY(!mq_varint_fast(&p, MQ_VARINT_BYTES, &length)))
+        return mq_record_take_slow(at, end, record);
+    if (MQ_UNLIKELY(!mq_record_length(&p, &length, guess)))
         return false;
     /* Zig-zag: an odd number is negative. What is left of a batch is below 2^31, so this bounds what follows too. */
     if (MQ_UNLIKELY((length & 1) != 0 || (length >> 1) > (uint64_t)(end - p)))
@@ -117,7 +173,7 @@ static inline __attribute__((always_inline)) bool mq_record_parse(const uint8_t 
         p += key >> 1;
     }
     if (MQ_UNLIKELY(end - p < 10))
-        return mq_record_parse_slow(at, end, record);
+        return mq_record_take_slow(at, end, record);
     if (MQ_UNLIKELY(!mq_varint_fast(&p, MQ_VARINT_BYTES, &value)))
         return false;
     record->value = p;
@@ -136,7 +192,14 @@ static inline __attribute__((always_inline)) bool mq_record_parse(const uint8_t 
         record->headers = p + 1;
         return p + 1 == stop;
     }
-    return mq_record_headers(p, stop, record);
+    return mq_record_take_headers(p, stop, record);
+}
+
+/* Parse the record at `at`; false: it breaks I1 or I2 (and what is in *record means nothing). */
+static inline bool mq_record_parse(const uint8_t *at, const uint8_t *end, mq_record *record)
+{
+    mq_record_guess guess = {0};
+    return mq_record_parse_next(at, end, record, &guess);
 }
 
 #endif
