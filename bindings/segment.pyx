@@ -8,6 +8,7 @@ Invariants:
 import errno as _errno
 import os
 
+cimport cython
 from cpython.buffer cimport (PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -284,6 +285,7 @@ cdef class Segment:
             raise_status(status, &err)
         return offset
 
+    @cython.critical_section
     def view(self, uint64_t end):
         cdef Mapping mapping = self._mapping
         cdef mq_error err
@@ -293,8 +295,7 @@ cdef class Segment:
             mapping._io = self._io
             mapping._table = self._table
             mapping._file = <bytes>mq_segment_path(self._segment)
-            with nogil:
-                status = mq_segment_map(self._segment, end, &mapping._address, &mapping._length, &err)
+            status = mq_segment_map(self._segment, end, &mapping._address, &mapping._length, &err)
             if status != MQ_OK:
                 mapping._address = NULL
                 raise_status(status, &err)

@@ -72,8 +72,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     put(".txnindex", data, size);
     for (int writable = 0; writable < 2; writable++) {
         mq_segment *segment;
-        if (mq_segment_open(mq_io_posix(), directory, 0, &limits, log_bytes.size, BATCHES * 2, writable, &segment, NULL) !=
-            MQ_OK)
+        if (mq_segment_open(mq_io_posix(), directory, 0, &limits, log_bytes.size, BATCHES * 2, writable, &segment,
+                            NULL) != MQ_OK)
             abort();
         look_up(segment);
         mq_txn_entry *entries;

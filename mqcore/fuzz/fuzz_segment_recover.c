@@ -38,9 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (part.next_offset != all.next_offset || part.records != all.records || part.max_timestamp != all.max_timestamp)
         abort();
-    if (all.valid_after >= 0 && (all.valid_after <= all.problem_position ||
-                                 mq_batch_check(bytes + all.valid_after, size - (size_t)all.valid_after, 1 << 20, &batch,
-                                                NULL) != MQ_OK))
+    if (all.valid_after >= 0 &&
+        (all.valid_after <= all.problem_position ||
+         mq_batch_check(bytes + all.valid_after, size - (size_t)all.valid_after, 1 << 20, &batch, NULL) != MQ_OK))
         abort();
     mq_recovered_free(&all);
     mq_recovered_free(&part);

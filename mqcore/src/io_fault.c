@@ -7,8 +7,8 @@
 typedef enum verdict { PASS, FAIL, SHORTEN } verdict;
 
 static const char *const names[MQ_CALL_COUNT] = {
-    "open",     "open_read", "pread",  "pwritev", "fdatasync", "fsync", "syncfs", "ftruncate",
-    "fallocate", "rename",   "link",   "unlink",  "mkdir",     "rmdir",
+    "open",      "open_read", "pread",  "pwritev", "fdatasync", "fsync", "syncfs",
+    "ftruncate", "fallocate", "rename", "link",    "unlink",    "mkdir", "rmdir",
 };
 
 const char *mq_io_fault_name(int call)

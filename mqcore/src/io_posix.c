@@ -158,15 +158,15 @@ mq_status mq_io_write_all(mq_io *io, int fd, const void *bytes, size_t size, uin
     return MQ_OK;
 }
 
-mq_status mq_io_read_some(mq_io *io, int fd, void *bytes, size_t size, uint64_t position, size_t *got,
-                          const char *path, mq_error *err)
+mq_status mq_io_read_some(mq_io *io, int fd, void *bytes, size_t size, uint64_t position, size_t *got, const char *path,
+                          mq_error *err)
 {
     uint8_t *at = bytes;
     *got = 0;
     while (*got < size) {
         const size_t left = size - *got;
-        const ssize_t read = io->pread(io, fd, at + *got, left < STEP_BYTES_MAX ? left : STEP_BYTES_MAX,
-                                       (off_t)(position + *got));
+        const ssize_t read =
+            io->pread(io, fd, at + *got, left < STEP_BYTES_MAX ? left : STEP_BYTES_MAX, (off_t)(position + *got));
         if (read < 0 && errno == EINTR)
             continue;
         if (read < 0)

@@ -372,8 +372,7 @@ mq_status mq_segment_close(mq_segment *segment, mq_error *err)
     mq_status status = MQ_OK;
     pthread_mutex_lock(&segment->write_lock);
     if (!atomic_load(&segment->closed)) {
-        if (segment->writable && !atomic_load(&segment->sealed) &&
-            atomic_load(&segment->loaded_bytes) != UINT64_MAX)
+        if (segment->writable && !atomic_load(&segment->sealed) && atomic_load(&segment->loaded_bytes) != UINT64_MAX)
             status = mq_seg_finish(segment, false, err);
         atomic_store(&segment->closed, true);
         drop_fd(segment);

@@ -68,8 +68,8 @@ static bool floor_entry(mq_segment *segment, const mq_offset_target *target, mq_
     bool found = mq_index_floor_tail(&segment->index.offsets, mq_offset_index_after, target, bytes);
     pthread_mutex_unlock(&segment->lock);
     if (!found && mq_seg_sibling(segment, ".index", path, NULL) == MQ_OK)
-        found = mq_index_floor_file(segment->io, path, MQ_OFFSET_ENTRY, limit, mq_offset_index_after, target, bytes,
-                                    NULL);
+        found =
+            mq_index_floor_file(segment->io, path, MQ_OFFSET_ENTRY, limit, mq_offset_index_after, target, bytes, NULL);
     if (found)
         *entry = mq_offset_entry_get(bytes);
     return found;
@@ -314,8 +314,8 @@ mq_status mq_map_populate(mq_io *io, void *address, size_t length, uint64_t star
         if (result != 0 && (errno == EINVAL || errno == ENOSYS))
             return probe(io, start, end, path, err);
         if (result != 0)
-            return mq_fail(err, MQ_EIO, path, at, errno == EFAULT ? "the file was cut, or a sector is unreadable"
-                                                                  : "reading mapped bytes");
+            return mq_fail(err, MQ_EIO, path, at,
+                           errno == EFAULT ? "the file was cut, or a sector is unreadable" : "reading mapped bytes");
         at += part;
     }
     return MQ_OK;

@@ -297,8 +297,8 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
     bool good = true;
     mq_status status = MQ_OK;
     for (size_t i = 0; i < options->open_txn_count && status == MQ_OK; i++)
-        status = mq_txn_track_open(&out->txns, options->open_txns[i].producer_id, options->open_txns[i].first_offset,
-                                   err);
+        status =
+            mq_txn_track_open(&out->txns, options->open_txns[i].producer_id, options->open_txns[i].first_offset, err);
     if (status == MQ_OK && options->from_position > 0 && s->src.io != NULL)
         status = walk_headers(s, &good, err);
     if (status == MQ_OK && good && options->from_offset >= 0) {

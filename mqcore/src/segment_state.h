@@ -57,7 +57,7 @@ struct mq_segment {
     /* lock */
     int fd; /* -1: not open */
     unsigned fd_users;
-    bool fd_drop; /* close when the last user is done */
+    bool fd_drop;           /* close when the last user is done */
     mq_segment_index index; /* tails and counts; pending entries are the writer's */
     mq_hint hints[HINTS];
     unsigned next_hint;

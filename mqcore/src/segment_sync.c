@@ -33,8 +33,7 @@ mq_status mq_seg_sync(mq_segment *segment, mq_error *err)
     int fd;
     if ((errno = atomic_load(&segment->failed)) != 0)
         status = mq_fail(err, MQ_EIO, segment->path, 0, "an earlier fsync failed, which is final");
-    else if (atomic_load(&segment->flushed_bytes) < written &&
-             (status = mq_seg_get_fd(segment, &fd, err)) == MQ_OK) {
+    else if (atomic_load(&segment->flushed_bytes) < written && (status = mq_seg_get_fd(segment, &fd, err)) == MQ_OK) {
         atomic_store(&segment->dirty, false); /* before: bytes written from here on are dirty again */
         if (segment->io->fdatasync(segment->io, fd) != 0) {
             status = mq_fail(err, MQ_EIO, segment->path, written, "fdatasync");
@@ -211,7 +210,7 @@ static mq_status cut_log(mq_segment *segment, int fd, uint64_t position, int64_t
     err = err != NULL ? err : &local;
     bool cut = false;
     const mq_extent old = mq_seg_extent(segment);
-    pthread_mutex_lock(&segment->sync_lock); /* a flush that saw the old size must not call it durable */
+    pthread_mutex_lock(&segment->sync_lock);    /* a flush that saw the old size must not call it durable */
     set_extent(segment, position, next_offset); /* first: no reader looks at bytes that go */
     const mq_status status = truncate_log(segment, fd, position, &cut, err);
     if (!cut) {

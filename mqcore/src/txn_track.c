@@ -73,8 +73,7 @@ static int marker_of(const uint8_t *body, size_t size)
 
 static mq_status note_abort(mq_txn_track *track, const mq_batch *batch, int64_t first_offset, mq_error *err)
 {
-    mq_txn_entry *aborted =
-        grown(track->aborted, track->aborted_count, &track->aborted_capacity, sizeof *aborted);
+    mq_txn_entry *aborted = grown(track->aborted, track->aborted_count, &track->aborted_capacity, sizeof *aborted);
     if (aborted == NULL)
         return mq_fail(err, MQ_ENOMEM, NULL, 0, "no memory for aborted transactions");
     track->aborted = aborted;

@@ -17,7 +17,10 @@ static size_t starts[BATCHES + 1];
 static int64_t offsets[BATCHES + 1];
 
 static const mq_recover_options plain = {
-    .from_offset = -1, .max_batch_bytes = 1 << 20, .index_interval_bytes = 100, .index_max_bytes = 1 << 20,
+    .from_offset = -1,
+    .max_batch_bytes = 1 << 20,
+    .index_interval_bytes = 100,
+    .index_max_bytes = 1 << 20,
     .write_indexes = true,
 };
 
@@ -207,15 +210,15 @@ static void aborted_transactions_are_found(void)
 {
     maker m = {.size = 0};
     int64_t next = BASE;
-    transaction(&m, &next, 7, -1);      /* 40 */
-    transaction(&m, &next, 8, -1);      /* 42 */
-    transaction(&m, &next, 8, 0);       /* 44 abort of 42, 7 still open at 40 */
-    transaction(&m, &next, 7, 1);       /* 45 commit */
+    transaction(&m, &next, 7, -1); /* 40 */
+    transaction(&m, &next, 8, -1); /* 42 */
+    transaction(&m, &next, 8, 0);  /* 44 abort of 42, 7 still open at 40 */
+    transaction(&m, &next, 7, 1);  /* 45 commit */
     const size_t middle = m.size;
-    transaction(&m, &next, 9, 0);       /* 46 abort of what began in an earlier segment */
-    transaction(&m, &next, 8, -1);      /* 47 */
-    transaction(&m, &next, 8, 0);       /* 49 */
-    transaction(&m, &next, 5, -1);      /* 50 stays open */
+    transaction(&m, &next, 9, 0);  /* 46 abort of what began in an earlier segment */
+    transaction(&m, &next, 8, -1); /* 47 */
+    transaction(&m, &next, 8, 0);  /* 49 */
+    transaction(&m, &next, 5, -1); /* 50 stays open */
     put_file("00000000000000000040.log", m.bytes, m.size);
     for (int from = 0; from < 2; from++) {
         const mq_open_txn earlier = {9, 33};

@@ -49,8 +49,8 @@ mq_status mq_io_write_all(mq_io *io, int fd, const void *bytes, size_t size, uin
 mq_status mq_io_read_all(mq_io *io, int fd, void *bytes, size_t size, uint64_t position, const char *path,
                          mq_error *err);
 /* pread until `size` bytes or the end of the file; `got`: out, how many there were. */
-mq_status mq_io_read_some(mq_io *io, int fd, void *bytes, size_t size, uint64_t position, size_t *got,
-                          const char *path, mq_error *err);
+mq_status mq_io_read_some(mq_io *io, int fd, void *bytes, size_t size, uint64_t position, size_t *got, const char *path,
+                          mq_error *err);
 
 /* Size in bytes of an open file. */
 mq_status mq_io_size(int fd, uint64_t *size, const char *path, mq_error *err);

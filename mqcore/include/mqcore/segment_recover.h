@@ -27,7 +27,7 @@ typedef struct mq_recover_options {
     uint32_t index_interval_bytes;
     uint32_t index_max_bytes;
     bool write_indexes;
-    bool sync_indexes; /* fsync each; else the caller syncs the file system */
+    bool sync_indexes;            /* fsync each; else the caller syncs the file system */
     const mq_open_txn *open_txns; /* transactions open before this segment; borrowed */
     size_t open_txn_count;
 } mq_recover_options;
