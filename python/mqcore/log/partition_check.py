@@ -13,7 +13,7 @@ import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mqcore.errors import MQError, StorageError
 from mqcore.log import checkpoints, layout, seal
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mqcore._native.io import Io
 
 _LIVE_TRIES = 5
+_Read = TypeVar("_Read")
 _KNOWN = frozenset({layout.LEADER_EPOCHS, layout.PARTITION_METADATA, layout.DAMAGED})
 
 
@@ -67,6 +68,7 @@ class PartitionCheck:
     expected: Expected
     directory: str
     segments: list[CheckedSegment] = field(default_factory=list)
+    wrong_files: list[str] = field(default_factory=list)  # names of small files that cannot be read
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -88,7 +90,7 @@ class PartitionChecker:
         """progress: called with the number of bytes just read."""
         self._io, self._directory, self._expected, self._progress = io, directory, expected, progress
         self._check = PartitionCheck(expected, directory)
-        self._epochs = LeaderEpochs()
+        self._epochs: LeaderEpochs | None = None
         self._chain = ""
 
     def run(self) -> PartitionCheck:
@@ -101,7 +103,7 @@ class PartitionChecker:
             if parsed is not None and parsed.suffix == layout.LOG and not parsed.state
         )
         self._check_noted(bases)
-        known = {damage.base_offset: damage for damage in self._known_damage()}
+        known = {damage.base_offset: damage for damage in self._small(layout.DAMAGED, checkpoints.read_damage) or []}
         for i, base in enumerate(bases):
             following = bases[i + 1] if i + 1 < len(bases) else None
             self._follow(base)
@@ -142,27 +144,23 @@ class PartitionChecker:
 
     def _small_files(self) -> None:
         path = os.path.join(self._directory, layout.PARTITION_METADATA)
-        try:
-            topic_id = checkpoints.read_topic_id(self._io, path)
-            if topic_id is None:
-                self._problem("file", path, "the topic id is missing")
-            elif self._expected.topic_id not in (None, topic_id):
-                self._problem("directory", self._directory, f"holds topic id {topic_id}, not {self._expected.topic_id}")
-        except (MQError, OSError) as error:
-            self._problem("file", path, _reason(error))
-        path = os.path.join(self._directory, layout.LEADER_EPOCHS)
-        try:
-            self._epochs = checkpoints.read_leader_epochs(self._io, path)
-        except (MQError, OSError) as error:
-            self._problem("file", path, _reason(error))
+        topic_id = self._small(layout.PARTITION_METADATA, checkpoints.read_topic_id)
+        if topic_id is None and layout.PARTITION_METADATA not in self._check.wrong_files:
+            self._check.wrong_files.append(layout.PARTITION_METADATA)
+            self._problem("file", path, "the topic id is missing")
+        elif topic_id is not None and self._expected.topic_id not in (None, topic_id):
+            self._problem("directory", self._directory, f"holds topic id {topic_id}, not {self._expected.topic_id}")
+        self._epochs = self._small(layout.LEADER_EPOCHS, checkpoints.read_leader_epochs)
 
-    def _known_damage(self) -> list[Damage]:
-        path = os.path.join(self._directory, layout.DAMAGED)
+    def _small(self, name: str, read: Callable[[Io, str], _Read | None]) -> _Read | None:
+        """Read a small file; None, and a problem, if that cannot be done."""
+        path = os.path.join(self._directory, name)
         try:
-            return checkpoints.read_damage(self._io, path)
+            return read(self._io, path)
         except (MQError, OSError) as error:
+            self._check.wrong_files.append(name)
             self._problem("file", path, _reason(error))
-            return []
+            return None
 
     def _check_noted(self, bases: list[int]) -> None:
         """Compare the segments with those that a clean close noted; what lies between two others is found as a gap."""
@@ -212,7 +210,7 @@ class PartitionChecker:
                     size=limit,
                     allow_gaps=gaps,
                     below=below,
-                    epoch_of=self._epoch_of,
+                    epoch_of=self._epoch_of if self._epochs is not None else None,
                     on_rows=indexes.rows if attempt == 0 else None,
                     on_bytes=read if attempt == 0 else None,
                 )
@@ -231,7 +229,8 @@ class PartitionChecker:
 
     def _epoch_of(self, offset: int) -> int:
         # No file means that epoch 0 began with the first record; an offset below the first entry is not known.
-        return self._epochs.epoch_of(offset) if self._epochs.entries else 0
+        epochs = self._epochs
+        return epochs.epoch_of(offset) if epochs is not None and epochs.entries else 0
 
     def _read_digest(self, checked: CheckedSegment) -> seal.Digest | None:
         path = os.path.join(self._directory, layout.segment_name(checked.base_offset, layout.DIGEST))

@@ -67,6 +67,7 @@ class SegmentCheck:
     max_timestamp: int = -1
     last_epoch: int = -1
     unwalked: int = 0  # compressed batches: their CRC was checked, their records were not looked at
+    epoch_starts: list[tuple[int, int]] = field(default_factory=list)  # (leader epoch, its first offset here)
     bad: list[BadRange] = field(default_factory=list)
     misnumbered: list[Misnumbered] = field(default_factory=list)
 
@@ -278,7 +279,10 @@ class SegmentChecker:
                 if epoch != right and right >= 0:
                     at = position + int(rows["position"][i])
                     found.misnumbered.append(Misnumbered(at, base, epoch, base, right))
-        found.last_epoch = max(found.last_epoch, int(epochs.max()))
+        for i in np.flatnonzero(np.diff(epochs, prepend=epochs.dtype.type(found.last_epoch)) > 0):
+            if int(epochs[i]) > found.last_epoch:
+                found.last_epoch = int(epochs[i])
+                found.epoch_starts.append((found.last_epoch, int(rows["base_offset"][i])))
 
     # -- after damage -----------------------------------------------------------------------------------------------
 

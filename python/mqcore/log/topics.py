@@ -271,6 +271,11 @@ def _fold(record: internal_records.InternalRecord, _: Lookup) -> list[Change]:
     return [] if record.key is None else [(record.key, record.value)]
 
 
+def format_record(info: TopicInfo) -> tuple[bytes, bytes]:
+    """Return key and value of the record of `__metadata` that makes a topic."""
+    return _format_key(info.topic_id), _format(info)
+
+
 def parse_record(key: bytes, value: bytes) -> tuple[TopicInfo, DeletedTopic | None]:
     """Return the topic of a record of `__metadata`, and what is left of it if it was deleted.
 
