@@ -20,7 +20,7 @@ from typing import TypeVar
 from mqcore._native.io import Io
 from mqcore.errors import MQError, StoreFormatError
 from mqcore.log import checkpoints, layout, view_tables
-from mqcore.log.check_report import Problem, VerifyReport
+from mqcore.log.check_report import Problem, RepairReport, VerifyReport
 from mqcore.log.checkpoints import PartitionKey, PartitionState
 from mqcore.log.layout import Layout
 from mqcore.log.partition_check import Expected, PartitionCheck, PartitionChecker
@@ -359,3 +359,10 @@ def by_partition(report: VerifyReport) -> Mapping[tuple[str, int], list[Problem]
     for problem in report.problems:
         found.setdefault((problem.topic, problem.partition), []).append(problem)
     return found
+
+
+def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> RepairReport:
+    """Mend the store in a directory: see mqcore.log.repair."""
+    from mqcore.log.repair import repair as mend
+
+    return mend(path, progress)
