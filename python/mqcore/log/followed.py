@@ -130,7 +130,8 @@ class FollowedPartition(PartitionLog):
                 continue  # retention was faster
             end = base + OFFSET_DELTA_MAX if last else bases[index + 1]
             old = self._segments.last
-            if last and old is not None and old.base_offset == base:
+            # An entry with an exact end is what a writer left before this one came: it would hide what is new.
+            if last and old is not None and old.base_offset == base and old.next_offset == end:
                 entries.append(old)
             else:
                 entries.append(self._entry(SegmentState(base, size, end, UNKNOWN, UNKNOWN)))
