@@ -1,8 +1,8 @@
 """What a disk may hold after a power loss: a trace of file-system calls replayed into every kind of crash state.
 
 The model is stricter than ext4 on purpose (POSIX promises no more), so that what survives here survives elsewhere:
-    1. A write, truncation or O_DSYNC-less append is durable only when a later fsync/fdatasync of that file, or a
-       syncfs, began after it; without one it may be kept, lost, torn at a sector, or leave zeros behind a grown length.
+    1. A write, truncation or O_DSYNC-less append is durable only when a later fsync/fdatasync of that file, or a syncfs,
+       began after it; without one it may be kept, lost, torn at a sector, or leave zeros behind a grown length.
     2. A created, renamed or removed name is durable only when its directory (for a rename: one of the two) was synced.
        fsync of a file does not make its name durable.
     3. A rename is atomic: both names change or neither.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator
+
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -301,14 +301,3 @@ def materialise(image: Image, root: str, target: Path) -> None:
             place.write_bytes(content)
 
 
-def crash_states(
-    calls: list[Call], root: str, seed: int, models: tuple[str, ...] = MODELS
-) -> Iterator[tuple[int, str, Image, list[bytes]]]:
-    """(call number, model, image, acknowledgements so far) for a crash after each call and under each model."""
-    disk = Disk(root)
-    for number, call in enumerate(calls):
-        disk.feed(call)
-        if call.op is Op.MARK and number + 1 < len(calls):
-            continue  # an acknowledgement changes nothing on the disk: the next call's states include it
-        for model in models:
-            yield number, model, disk.crash(model, seed), list(disk.marks)

@@ -1,5 +1,5 @@
-/* iotrace.c -- an LD_PRELOAD library that records every write-family call below one directory, or kills the process
- * at the n-th of them.  It sees what the process really asks of the kernel: the engine's calls, LMDB's and Python's.
+/* iotrace.c -- an LD_PRELOAD library that records every write-family call below one directory, kills the process at the
+ * n-th of them, or fails it.  It sees what the process really asks of the kernel: the engine's calls, LMDB's and Python's.
  *
  * Environment: MQTRACE_ROOT   absolute directory; calls on other paths are passed through unseen
  *              MQTRACE_FILE   where the trace goes (made new; must lie outside the root)
@@ -12,7 +12,6 @@
  *   I3  one lock orders the records; the order of two overlapping calls is one of the two that are possible
  * Record: u32 op, u32 flags, u64 a, u64 b, u32 path length, u32 other-path length, u64 data length, bytes of the three. */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -40,13 +39,61 @@ static uint64_t records, kill_at;
 static char *fd_path[FDS]; /* guarded by lock; NULL: not below the root */
 static uint8_t fd_dsync[FDS];
 
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+/* Faults: the armed_at-th call from mqtrace_arm on fails with armed_error, in the way of armed_mode. */
+enum mode { FAIL_ONCE, FAIL_ALWAYS, SHORT_WRITE, SLOW };
+static long armed_at, fault_calls, fault_fired;
+static int armed_error;
+static enum mode armed_mode;
+
+__attribute__((visibility("default"))) void mqtrace_arm(long at, int error, int mode)
+{
+    armed_error = error;
+    armed_mode = (enum mode)mode;
+    __atomic_store_n(&fault_calls, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&fault_fired, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&armed_at, at, __ATOMIC_SEQ_CST);
+}
+
+/* Disarm; return how often the fault fired. */
+__attribute__((visibility("default"))) long mqtrace_disarm(void)
+{
+    __atomic_store_n(&armed_at, 0, __ATOMIC_SEQ_CST);
+    return fault_fired;
+}
+
+__attribute__((visibility("default"))) long mqtrace_calls(void)
+{
+    return fault_calls;
+}
+
+/* Whether this call is the one: counts it, and sleeps in SLOW mode (which then lets it through). */
+static int faulty(void)
+{
+    const long at = __atomic_load_n(&armed_at, __ATOMIC_SEQ_CST);
+    if (at == 0)
+        return 0;
+    const long n = __atomic_add_fetch(&fault_calls, 1, __ATOMIC_SEQ_CST);
+    if (n != at && !(armed_mode == FAIL_ALWAYS && n > at))
+        return 0;
+    __atomic_add_fetch(&fault_fired, 1, __ATOMIC_SEQ_CST);
+    if (armed_mode == SLOW) {
+        usleep(20000);
+        return 0;
+    }
+    return 1;
+}
+
+static int refuse(void)
+{
+    errno = armed_error;
+    return -1;
+}
 
 __attribute__((constructor)) static void start(void)
 {
     const char *r = getenv("MQTRACE_ROOT"), *f = getenv("MQTRACE_FILE"), *m = getenv("MQTRACE_MARK"),
                *k = getenv("MQTRACE_KILL");
-    if (r == NULL || f == NULL)
+    if (r == NULL)
         return;
     snprintf(root, sizeof root, "%s", r);
     root_length = strlen(root);
@@ -54,7 +101,8 @@ __attribute__((constructor)) static void start(void)
         snprintf(mark, sizeof mark, "%s", m);
     if (k != NULL)
         kill_at = strtoull(k, NULL, 10);
-    trace_fd = (int)syscall(SYS_openat, AT_FDCWD, f, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+    if (f != NULL)
+        trace_fd = (int)syscall(SYS_openat, AT_FDCWD, f, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 }
 
 static void put(const void *bytes, size_t size)
@@ -73,7 +121,7 @@ static void put(const void *bytes, size_t size)
 static char *below(int dir, const char *name)
 {
     char path[PATH_MAX * 2];
-    if (trace_fd < 0 || name == NULL)
+    if (root_length == 0 || name == NULL)
         return NULL;
     if (name[0] == '/') {
         snprintf(path, sizeof path, "%s", name);
@@ -107,6 +155,8 @@ static void record(enum op op, uint32_t flags, uint64_t a, uint64_t b, const cha
         uint64_t data;
     } head = {op, flags, a, b, (uint32_t)strlen(path), other != NULL ? (uint32_t)strlen(other) : 0, size};
     const int saved = errno;
+    if (trace_fd < 0)
+        return;
     pthread_mutex_lock(&lock);
     put(&head, sizeof head);
     put(path, head.path);
@@ -122,6 +172,7 @@ static void record(enum op op, uint32_t flags, uint64_t a, uint64_t b, const cha
     errno = saved;
 }
 
+/* Records so far. */
 static uint64_t stand(void)
 {
     pthread_mutex_lock(&lock);
@@ -162,15 +213,19 @@ static int traced_open(int dir, const char *name, int flags, mode_t mode)
     char *path = below(dir, name);
     if (path == NULL) {
         const int fd = (int)syscall(SYS_openat, dir, name, flags, mode);
-        if (fd >= 0 && trace_fd >= 0)
+        if (fd >= 0 && root_length > 0)
             remember(fd, NULL, 0);
         return fd;
+    }
+    if (faulty()) {
+        free(path);
+        return refuse();
     }
     struct stat st;
     const int existed = stat(path, &st) == 0;
     const int changes = (flags & (O_CREAT | O_TRUNC)) != 0;
     const uint64_t n = changes ? count_call() : 0;
-    die(changes ? n : 0, 0);
+    die(n, 0);
     const int fd = (int)syscall(SYS_openat, dir, name, flags, mode);
     if (fd < 0) {
         free(path);
@@ -180,7 +235,7 @@ static int traced_open(int dir, const char *name, int flags, mode_t mode)
         record(OPEN, (existed ? 0u : FLAG_CREATED) | ((flags & O_TRUNC) ? FLAG_TRUNCATED : 0u), mode, 0, path, NULL,
                NULL, 0, 0);
     remember(fd, path, flags);
-    die(changes ? n : 0, 1);
+    die(n, 1);
     return fd;
 }
 
@@ -199,14 +254,14 @@ int openat64(int dir, const char *name, int flags, ...) { MODE(flags) return tra
 
 int close(int fd)
 {
-    if (trace_fd >= 0 && fd >= 0 && fd < FDS)
+    if (root_length > 0 && fd >= 0 && fd < FDS)
         remember(fd, NULL, 0);
     return (int)syscall(SYS_close, fd);
 }
 
 static char *path_of(int fd)
 {
-    if (trace_fd < 0 || fd < 0 || fd >= FDS)
+    if (root_length == 0 || fd < 0 || fd >= FDS)
         return NULL;
     pthread_mutex_lock(&lock);
     char *path = fd_path[fd] != NULL ? strdup(fd_path[fd]) : NULL;
@@ -228,8 +283,12 @@ static ssize_t traced_write(int fd, const struct iovec *parts, int count, off_t 
     }
     const uint64_t call = count_call();
     die(call, 0);
-    if (position < 0) {
+    if (position < 0)
         position = (fcntl(fd, F_GETFL) & O_APPEND) ? lseek(fd, 0, SEEK_END) : lseek(fd, 0, SEEK_CUR);
+    if (faulty()) {
+        free(path);
+        return armed_mode == SHORT_WRITE ? syscall(SYS_pwrite64, fd, parts[0].iov_base, (parts[0].iov_len + 1) / 2, position)
+                                         : refuse();
     }
     if (kill_at > 0 && call == kill_at && call % 3 == 0 && parts[0].iov_len > 1) { /* cut in half, then die */
         syscall(SYS_pwrite64, fd, parts[0].iov_base, parts[0].iov_len / 2, position);
@@ -253,6 +312,21 @@ static ssize_t at_position(int fd, const struct iovec *parts, int count)
         lseek(fd, n, SEEK_CUR); /* traced_write used pwritev, which does not move it */
     return n;
 }
+
+static ssize_t traced_read(int fd, const struct iovec *parts, int count, off_t position)
+{
+    char *path = path_of(fd);
+    const int refused = path != NULL && faulty();
+    free(path);
+    return refused ? refuse() : syscall(SYS_preadv, fd, parts, count, position, 0);
+}
+
+ssize_t pread(int fd, void *bytes, size_t size, off_t position)
+{
+    const struct iovec part = {bytes, size};
+    return traced_read(fd, &part, 1, position);
+}
+ssize_t pread64(int fd, void *bytes, size_t size, off64_t position) { return pread(fd, bytes, size, position); }
 
 ssize_t write(int fd, const void *bytes, size_t size)
 {
@@ -288,6 +362,10 @@ ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t positi
 static int on_fd(int fd, enum op op, uint32_t flags, uint64_t a, uint64_t b, long number, long x, long y, long z)
 {
     char *path = path_of(fd);
+    if (path != NULL && faulty()) {
+        free(path);
+        return refuse();
+    }
     const uint64_t call = path != NULL ? count_call() : 0;
     die(call, 0);
     const uint64_t began = stand();
@@ -340,6 +418,11 @@ static int on_names(enum op op, int dir, const char *name, int other_dir, const 
                     long v, long w, long x, long y, long z)
 {
     char *path = below(dir, name), *second = other != NULL ? below(other_dir, other) : NULL;
+    if ((path != NULL || second != NULL) && faulty()) {
+        free(path);
+        free(second);
+        return refuse();
+    }
     const uint64_t call = path != NULL || second != NULL ? count_call() : 0;
     die(call, 0);
     const int result = (int)syscall(number, v, w, x, y, z);

@@ -1,0 +1,170 @@
+"""T3: power loss after every system call of a workload, under seven models of what the disk kept.
+
+A worker runs once under the recorder; its trace is replayed call by call, and after each call the disk is rebuilt as each model
+leaves it, opened and held against what the worker had been told by then. Under `fsync` nothing acknowledged or seen may be
+gone; under `os` only I2 to I5 are promised. Past the exhaustive part, longer runs are sampled at random."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from mqcore.torture.attack import build_recorder, environment, open_and_check, worker_command, workplace
+from mqcore.torture.crashfs import MODELS, Call, Disk, Image, Op, materialise, read_trace
+from mqcore.torture.ledger import Ledger
+from mqcore.torture.report import Report
+
+WORKERS = max(1, min(4, os.cpu_count() or 1))
+_EXHAUSTIVE_CALLS = 24  # workload steps; they make at least 300 system calls
+_LONG_CALLS = 150
+
+
+def record_run(place: Path, seed: int, calls: int, durability: str) -> tuple[list[Call], str]:
+    """Run a worker under the recorder; return its trace and the root of its paths."""
+    library, store = build_recorder(place), place / f"live-{seed}" / "store"
+    store.parent.mkdir()
+    record, trace = place / f"record-{seed}", place / f"trace-{seed}"
+    record.touch()
+    result = subprocess.run(
+        worker_command(store, record, seed=seed, calls=calls, durability=durability, reopen_every=calls // 2 + 1),
+        env=environment(
+            LD_PRELOAD=str(library), MQTRACE_ROOT=str(store.parent), MQTRACE_FILE=str(trace), MQTRACE_MARK=str(record)
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"the worker failed without a fault: {result.stderr[-2000:]}")
+    shutil.rmtree(store.parent)
+    return read_trace(trace), str(store.parent)
+
+
+def _states(calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]]) -> Iterator[tuple[int, str, Image, Ledger]]:
+    """Crash states after the chosen calls under the chosen models, with the record as it stood then."""
+    disk, ledger, told = Disk(root), Ledger(), b""
+    for number, call in enumerate(calls):
+        disk.feed(call)
+        if call.op is Op.MARK:
+            told += call.data
+            whole, _, told = told.rpartition(b"\n")
+            ledger.add_lines(whole + b"\n")
+        for model in chosen.get(number, ()):
+            yield number, model, disk.crash(model, seed), ledger
+
+
+def _check_states(
+    calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]], place: Path, durability: str, out: Connection
+) -> None:
+    """One worker's share; a line before each state, so that a state that kills the process is known by name."""
+    report = Report("power", seed, durability=durability)
+    last_key, lossless = b"", durability == "fsync"
+    for number, model, image, ledger in _states(calls, root, seed, chosen):
+        key = _key(image) + str(ledger.acked_count).encode()
+        out.send(("state", f"call {number} {model}"))
+        if key == last_key:
+            continue  # the same disk and the same promises as the state before
+        last_key = key
+        target = place / "disk"
+        shutil.rmtree(target, ignore_errors=True)
+        materialise(image, root, target)
+        if not (target / "store").exists():
+            found = [("I1", "the store is gone")] if lossless and ledger.acked_count else []
+        else:
+            found = open_and_check(
+                target / "store", ledger, report, durability=durability, lossless=lossless, go_on=number % 5 == 0
+            )
+        for invariant, sentence in found:
+            out.send(("violation", invariant, f"{sentence} [call {number} {calls[number].op.name} {model}]"))
+    out.send(("done", json.dumps([report.read, report.lost, report.duplicated, report.reordered, report.offset_reused,
+                                  report.wrong_bytes]), report.recovery_s))  # fmt: skip
+
+
+def _key(image: Image) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for path, content in image.items():
+        digest.update(path.encode() + b"\0" + (b"/" if content is None else content))
+    return digest.digest()
+
+
+def _attack(report: Report, place: Path, calls: list[Call], root: str, chosen: dict[int, list[str]],
+            progress: Callable[[int], None]) -> None:  # fmt: skip
+    """Share the states among processes and collect what they find."""
+    running = []
+    for index in range(WORKERS):
+        share = {number: models for number, models in chosen.items() if number % WORKERS == index}
+        mine, theirs = multiprocessing.Pipe(duplex=False)
+        folder = place / f"worker-{index}"
+        folder.mkdir(exist_ok=True)
+        process = multiprocessing.get_context("fork").Process(
+            target=_check_states, args=(calls, root, report.seed, share, folder, report.durability, theirs)
+        )
+        process.start()
+        theirs.close()
+        running.append((process, mine))
+    for process, pipe in running:
+        state = "start"
+        try:
+            while True:
+                kind, *rest = pipe.recv()
+                if kind == "state":
+                    state = rest[0]
+                    report.faults_injected["power"] += 1
+                    progress(report.faults_injected["power"])
+                elif kind == "violation":
+                    report.violate(rest[0], rest[1])
+                else:
+                    _add_counts(report, rest)
+                    break
+        except EOFError:
+            process.join()
+            report.violate("I3", f"the process died with {process.exitcode} at {state}")
+        process.join()
+
+
+def _add_counts(report: Report, rest: list) -> None:  # type: ignore[type-arg]
+    read, lost, duplicated, reordered, reused, wrong = json.loads(rest[0])
+    report.read += read
+    report.lost += lost
+    report.duplicated += duplicated
+    report.reordered += reordered
+    report.offset_reused += reused
+    report.wrong_bytes += wrong
+    report.recovery_s += rest[1]
+
+
+def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None, durability: str = "fsync") -> Report:
+    """Every call of the first workload under every model; then random states of longer ones until `faults` is reached."""
+    report = Report("power", seed, durability=durability, faults_wanted=faults)
+    rng = random.Random(seed)
+    with workplace() as place:
+        calls, root = record_run(place, seed, _EXHAUSTIVE_CALLS, durability)
+        report.notes["system_calls"] = sum(call.op is not Op.MARK for call in calls)
+        report.acked += _acked(calls)
+        every = {n: list(MODELS) for n, call in enumerate(calls) if call.op is not Op.MARK}
+        _attack(report, place, calls, root, every, progress)
+        step = 1
+        while report.faults_injected["power"] < faults and not report.violations:
+            calls, root = record_run(place, seed + step, _LONG_CALLS, durability)
+            report.acked += _acked(calls)
+            left = min(faults - report.faults_injected["power"], 4000)
+            chosen: dict[int, list[str]] = {}
+            for _ in range(left):
+                chosen.setdefault(rng.randrange(len(calls)), []).append(rng.choice(MODELS))
+            _attack(report, place, calls, root, chosen, progress)
+            step += 1
+    return report
+
+
+def _acked(calls: list[Call]) -> int:
+    ledger = Ledger()
+    ledger.add_lines(b"".join(call.data for call in calls if call.op is Op.MARK))
+    return ledger.acked_count
