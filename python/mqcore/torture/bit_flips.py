@@ -1,0 +1,170 @@
+"""T5: one bit flipped in one byte of each file kind of a small store: log, indexes, metadata, view, digests, journal, epochs.
+
+After each flip the store must open or refuse in words, every record that it gives must be the right one at its offset, a
+record that it does not give must be missing with an error, and `verify` must have seen what a reader cannot get. A process
+that dies is a violation (a structural flip in LMDB must not reach LMDB)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import mqcore
+from mqcore import errors
+from mqcore.torture.attack import workplace
+from mqcore.torture.report import Report
+from mqcore.torture.workload import STORE_CONFIG
+
+_TOPIC, _OTHER = "flipped", "bystander"
+_CONFIG = {"segment.bytes": 1024, "index.interval.bytes": 256, "max.message.bytes": 1024}
+_CHUNK = 200  # flips a process makes before a new one takes over: a crash costs no more than that
+_SKIPPED_KINDS = ("lock.mdb", "lock")  # LMDB's reader table and our lock hold nothing that is believed after a restart
+
+Records = dict[tuple[str, int], list[tuple[int, bytes]]]
+
+
+def build_store(path: Path) -> Records:
+    """A closed store of about 4 KB of records in several segments; returns what it holds."""
+    rng = random.Random(5)
+    with mqcore.open(path, durability="fsync", config=STORE_CONFIG | {"journal.ring.bytes": 64 << 10}) as store:
+        store.create_topic(_TOPIC, partitions=1, config=_CONFIG)
+        store.create_topic(_OTHER, partitions=1, config=_CONFIG)
+        with store.producer(linger_ms=0) as producer:
+            for number in range(24):
+                for topic in (_TOPIC, _OTHER):
+                    producer.send(topic, rng.randbytes(60), key=b"%d" % number, headers=[("h", b"v")])
+                producer.flush()
+        store.maintain()
+        return {key: list(records) for key, records in read_store(store).items()}
+
+
+def read_store(store: Any) -> dict[tuple[str, int], list[tuple[int, bytes]]]:
+    """Every record of every partition up to the first error; the error comes as a last entry (-1, its text)."""
+    result: Records = {}
+    for topic in sorted(store.topics()):
+        for partition in store.partitions(topic):
+            records: list[tuple[int, bytes]] = []
+            result[topic, partition] = records
+            try:
+                with store.consumer(topic, start="earliest") as consumer:
+                    consumer.assign([partition])
+                    end = store.end_offsets(topic)[partition]
+                    while consumer.position(partition) < end:
+                        for batch in consumer.poll(timeout_s=0):
+                            records += [(record.offset, record.value) for record in batch.records()]
+            except errors.MQError as error:
+                records.append((-1, str(error).encode()))
+    return result
+
+
+def targets(path: Path) -> list[tuple[Path, int]]:
+    """(file, bytes of it that may be flipped) of a store; the journal's and LMDB's unused rest is left out."""
+    found = []
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name not in _SKIPPED_KINDS and file.stat().st_size:
+            content = file.read_bytes()
+            found.append((file.relative_to(path), len(content.rstrip(b"\0"))))
+    return found
+
+
+class _Flipper:
+    """Flips one bit, looks, and puts everything back."""
+
+    def __init__(self, original: Path, place: Path, expected: Records, out: Connection) -> None:
+        self._original, self._path, self._expected, self._out = original, place / "store", expected, out
+
+    def flip(self, file: Path, position: int, bit: int, *, writer: bool) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+        shutil.copytree(self._original, self._path)
+        content = bytearray((self._path / file).read_bytes())
+        content[position] ^= 1 << bit
+        (self._path / file).write_bytes(content)
+        where = f"{file} byte {position} bit {bit}"
+        self._out.send(("flip", where))
+        try:
+            seen_by_verify = self._verify()
+            with mqcore.open(self._path, read_only=not writer, config=STORE_CONFIG) as store:
+                self._compare(read_store(store), seen_by_verify, where)
+        except errors.MQError as error:
+            if not str(error):
+                self._out.send(("violation", "I3", f"refused without a word [{where}]"))
+        except Exception as error:
+            self._out.send(("violation", "I3", f"{type(error).__name__}: {error} [{where}]"))
+
+    def _verify(self) -> bool:
+        from mqcore.log.verify import verify
+
+        return not verify(self._path).ok
+
+    def _compare(self, found: Records, seen_by_verify: bool, where: str) -> None:
+        for key, expected in self._expected.items():
+            right, records = dict(expected), found.get(key)
+            if records is None:
+                self._out.send(("violation", "I1", f"topic {key[0]} is gone in silence [{where}]"))
+                continue
+            failed = bool(records) and records[-1][0] == -1
+            good = records[:-1] if failed else records
+            if any(right.get(offset) != value for offset, value in good):
+                self._out.send(("violation", "I4", f"a wrong record in {key} [{where}]"))
+            if failed and not seen_by_verify:
+                self._out.send(("violation", "I3", f"a reader fails, verify saw nothing: {records[-1][1]!r} [{where}]"))
+            if not failed and len(good) < len(expected) and not seen_by_verify:
+                self._out.send(("violation", "I1", f"{len(expected) - len(good)} records gone in silence [{where}]"))
+            if failed and key[0] == _OTHER and f"/{_TOPIC}-" in where:
+                self._out.send(("violation", "I1", f"a bystander partition does not serve [{where}]"))
+
+
+def _work(original: Path, place: Path, expected: Records, flips: list[tuple[Path, int, int]], out: Connection) -> None:
+    flipper = _Flipper(original, place, expected, out)
+    for number, (file, position, bit) in enumerate(flips):
+        flipper.flip(file, position, bit, writer=number % 2 == 0)
+    out.send(("done", ""))
+
+
+def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None) -> Report:
+    """`faults` flips drawn without repetition over every (file, byte, bit); all of them when there are fewer."""
+    report = Report("bit-flips", seed, faults_wanted=faults)
+    rng = random.Random(seed)
+    with workplace() as place:
+        original = place / "original"
+        expected = build_store(original)
+        report.acked = sum(map(len, expected.values()))
+        every = [(file, at, bit) for file, size in targets(original) for at in range(size) for bit in range(8)]
+        report.notes["bits"] = len(every)
+        report.notes["kinds"] = sorted({file.suffix or file.name for file, _, _ in every})
+        chosen = every if faults >= len(every) else rng.sample(every, faults)
+        report.faults_wanted = min(faults, len(every))
+        for start in range(0, len(chosen), _CHUNK):
+            _in_a_process(report, original, place, expected, chosen[start : start + _CHUNK])
+            progress(report.faults_injected["bit-flip"])
+    return report
+
+
+def _in_a_process(report: Report, original: Path, place: Path, expected: Records, flips: list[tuple[Path, int, int]]) -> None:
+    """Make some flips in a child; one that kills the child is a violation, and the next ones go on in another."""
+    while flips:
+        mine, theirs = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=_work, args=(original, place, expected, flips, theirs))
+        child.start()
+        theirs.close()
+        done, where = 0, ""
+        try:
+            while True:
+                kind, *rest = mine.recv()
+                if kind == "flip":
+                    done, where = done + 1, rest[0]
+                    report.faults_injected["bit-flip"] += 1
+                elif kind == "violation":
+                    report.violate(rest[0], rest[1])
+                else:
+                    break
+        except EOFError:
+            child.join()
+            report.violate("I3", f"the process died with {child.exitcode} [{where}]")
+        child.join()
+        flips = flips[done:]
