@@ -31,7 +31,7 @@ Records = dict[tuple[str, int], list[tuple[int, bytes]]]
 def build_store(path: Path) -> Records:
     """A closed store of about 4 KB of records in several segments; returns what it holds."""
     rng = random.Random(5)
-    with mqcore.open(path, durability="fsync", config=STORE_CONFIG | {"journal.ring.bytes": 64 << 10}) as store:
+    with mqcore.open(path, durability="fsync", config=STORE_CONFIG) as store:
         store.create_topic(_TOPIC, partitions=1, config=_CONFIG)
         store.create_topic(_OTHER, partitions=1, config=_CONFIG)
         with store.producer(linger_ms=0) as producer:
@@ -39,7 +39,7 @@ def build_store(path: Path) -> Records:
                 for topic in (_TOPIC, _OTHER):
                     producer.send(topic, rng.randbytes(60), key=b"%d" % number, headers=[("h", b"v")])
                 producer.flush()
-        store.maintain()
+        store.log.maintain()
         return {key: list(records) for key, records in read_store(store).items()}
 
 

@@ -67,7 +67,7 @@ class _Inside(Worker):
             self.send_everywhere()
 
     def compact(self) -> None:
-        self.store.maintain()
+        self.store.log.maintain()
 
 
 OPERATIONS: dict[str, Callable[[_Inside], None]] = {

@@ -19,7 +19,7 @@ from mqcore.torture.ledger import TOPIC, value
 
 PARTITIONS = 3
 TOPIC_CONFIG = {"segment.bytes": 16384, "index.interval.bytes": 512, "max.message.bytes": 8192}
-STORE_CONFIG = {"journal.ring.bytes": 256 << 10}
+STORE_CONFIG = {"journal.ring.bytes": 1 << 20}
 
 
 class Worker:
@@ -116,11 +116,11 @@ class Worker:
             return
         offset = begin + (end - begin) // 3
         self.tell(k="trim", p=partition, o=offset)
-        self.store.delete_records(TOPIC, {partition: offset})
+        self.store.delete_before(TOPIC, {partition: offset})
 
     def maintain(self) -> None:
         """Checkpoints, views, retention, seals: what the background does, at a known step."""
-        self.store.maintain()
+        self.store.log.maintain()
 
     def run(self, calls: int) -> None:
         steps = [self.send_and_wait] * 8 + [self.send_everywhere] * 3 + [self.send_each] * 2 + [self.read] * 2
