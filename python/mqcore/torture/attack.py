@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -27,9 +28,11 @@ def workplace(in_memory: bool = True) -> Iterator[Path]:
     decided by the recorder's model or by SIGKILL, never by the device."""
     parent = "/dev/shm" if in_memory and os.access("/dev/shm", os.W_OK) else None
     path = Path(tempfile.mkdtemp(prefix="mqcore-torture-", dir=parent))
+    logging.getLogger("mqcore").setLevel(logging.CRITICAL)  # each fault is reported by the store: thousands of lines
     try:
         yield path
     finally:
+        logging.getLogger("mqcore").setLevel(logging.NOTSET)
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -27,13 +27,17 @@ from mqcore.torture.report import Report
 from mqcore.torture.workload import STORE_CONFIG, TOPIC_CONFIG, Worker
 
 
+OPENS, READS, WRITES, SYNCS, NAMES = 1, 2, 4, 8, 16
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How the n-th call fails. mode: as iotrace.c's enum; harmless: the operation must succeed all the same."""
+    """How the n-th call fails. mode, kinds: as iotrace.c's enums; harmless: the operation must succeed all the same."""
 
     name: str
     error: int
     mode: int
+    kinds: int = OPENS | READS | WRITES | SYNCS | NAMES
     harmless: bool = False
 
 
@@ -41,10 +45,10 @@ FAULTS = (
     Fault("eio", errno.EIO, 0),
     Fault("eio-from-then-on", errno.EIO, 1),
     Fault("enospc-from-then-on", errno.ENOSPC, 1),
-    Fault("emfile", errno.EMFILE, 0),
-    Fault("eintr", errno.EINTR, 0, harmless=True),
-    Fault("short-write", 0, 2, harmless=True),
-    Fault("slow-write", 0, 3, harmless=True),
+    Fault("emfile", errno.EMFILE, 0, OPENS),
+    Fault("eintr", errno.EINTR, 0, OPENS | READS | WRITES, harmless=True),
+    Fault("short-write", 0, 2, WRITES, harmless=True),
+    Fault("slow-write", 0, 3, WRITES | SYNCS, harmless=True),
 )
 
 
@@ -133,7 +137,7 @@ class _Attack:
                 store = mqcore.open(path, durability=self._durability, config=STORE_CONFIG)
                 worker = _Inside(store, ledger, n)
                 worker.setup()
-            self._library.mqtrace_arm(n, fault.error, fault.mode)
+            self._library.mqtrace_arm(n, fault.error, fault.mode, fault.kinds)
             if operation == "open":
                 store = mqcore.open(path, durability=self._durability, config=STORE_CONFIG)
             elif operation == "close":
