@@ -127,22 +127,33 @@ def _work(original: Path, place: Path, expected: Records, flips: list[tuple[Path
 
 
 def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None) -> Report:
-    """`faults` flips drawn without repetition over every (file, byte, bit); all of them when there are fewer."""
+    """`faults` flips drawn without repetition, the files in turn; every bit of every file when there are fewer."""
     report = Report("bit-flips", seed, faults_wanted=faults)
     rng = random.Random(seed)
     with workplace() as place:
         original = place / "original"
         expected = build_store(original)
         report.acked = sum(map(len, expected.values()))
-        every = [(file, at, bit) for file, size in targets(original) for at in range(size) for bit in range(8)]
-        report.notes["bits"] = len(every)
-        report.notes["kinds"] = sorted({file.suffix or file.name for file, _, _ in every})
-        chosen = every if faults >= len(every) else rng.sample(every, faults)
-        report.faults_wanted = min(faults, len(every))
+        files = targets(original)
+        report.notes["bits"] = 8 * sum(size for _, size in files)
+        report.notes["kinds"] = sorted({file.suffix or file.name for file, _ in files})
+        report.faults_wanted = min(faults, report.notes["bits"])
+        chosen = _draw(files, report.faults_wanted, rng)
         for start in range(0, len(chosen), _CHUNK):
             _in_a_process(report, original, place, expected, chosen[start : start + _CHUNK])
             progress(report.faults_injected["bit-flip"])
     return report
+
+
+def _draw(files: list[tuple[Path, int]], count: int, rng: random.Random) -> list[tuple[Path, int, int]]:
+    """`count` different (file, byte, bit), the files in turn: small ones whole before the large ones fill the rest."""
+    shuffled = [(file, rng.sample(range(8 * size), min(8 * size, count))) for file, size in files]
+    chosen: list[tuple[Path, int, int]] = []
+    while len(chosen) < count:
+        for file, bits in shuffled:
+            if bits and len(chosen) < count:
+                chosen.append((file, *divmod(bits.pop(), 8)))
+    return chosen
 
 
 def _in_a_process(report: Report, original: Path, place: Path, expected: Records, flips: list[tuple[Path, int, int]]) -> None:

@@ -27,7 +27,7 @@ from mqcore.torture.report import Report
 from mqcore.torture.workload import STORE_CONFIG, TOPIC_CONFIG, Worker
 
 
-OPENS, READS, WRITES, SYNCS, NAMES = 1, 2, 4, 8, 16
+OPENS, READS, WRITES, SYNCS, NAMES, SIZES = 1, 2, 4, 8, 16, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Fault:
     name: str
     error: int
     mode: int
-    kinds: int = OPENS | READS | WRITES | SYNCS | NAMES
+    kinds: int = OPENS | READS | WRITES | SYNCS | NAMES | SIZES
     harmless: bool = False
 
 

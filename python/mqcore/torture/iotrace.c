@@ -41,7 +41,7 @@ static uint8_t fd_dsync[FDS];
 
 /* Faults: the armed_at-th call from mqtrace_arm on fails with armed_error, in the way of armed_mode. */
 enum mode { FAIL_ONCE, FAIL_ALWAYS, SHORT_WRITE, SLOW };
-enum kind { ON_OPEN = 1, ON_READ = 2, ON_WRITE = 4, ON_SYNC = 8, ON_NAMES = 16 };
+enum kind { ON_OPEN = 1, ON_READ = 2, ON_WRITE = 4, ON_SYNC = 8, ON_NAMES = 16, ON_SIZE = 32 };
 static int armed_kinds; /* only these calls count */
 static long armed_at, fault_calls, fault_fired;
 static int armed_error;
@@ -288,9 +288,7 @@ static ssize_t traced_write(int fd, const struct iovec *parts, int count, off_t 
     die(call, 0);
     if (position < 0)
         position = (fcntl(fd, F_GETFL) & O_APPEND) ? lseek(fd, 0, SEEK_END) : lseek(fd, 0, SEEK_CUR);
-    /* LMDB takes a short write for a full disk, and dies of one while it makes its file: not the fault looked for here. */
-    const int spared = armed_mode == SHORT_WRITE && strstr(path, "/data.mdb") != NULL;
-    if (!spared && faulty(ON_WRITE)) {
+    if (faulty(ON_WRITE)) {
         free(path);
         return armed_mode == SHORT_WRITE ? syscall(SYS_pwrite64, fd, parts[0].iov_base, (parts[0].iov_len + 1) / 2, position)
                                          : refuse();
@@ -367,7 +365,7 @@ ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t positi
 static int on_fd(int fd, enum op op, uint32_t flags, uint64_t a, uint64_t b, long number, long x, long y, long z)
 {
     char *path = path_of(fd);
-    if (path != NULL && faulty(op == SYNC || op == SYNCFS ? ON_SYNC : ON_WRITE)) {
+    if (path != NULL && faulty(op == SYNC || op == SYNCFS ? ON_SYNC : ON_SIZE)) {
         free(path);
         return refuse();
     }
