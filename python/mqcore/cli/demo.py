@@ -24,6 +24,9 @@ from mqcore.errors import InvariantError, StoreFormatError
 
 TOPIC = "flights"
 STORE = "demo-data"
+# The events have their own times, years ago and months apart: the default retention would delete them at once, and the
+# default segment age would make a file a week, both rightly so.
+TOPIC_CONFIG = {"retention.ms": -1, "segment.ms": 10 * 365 * 86_400_000}
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ def prepare(path: Path, durability: str, partitions: int) -> Any:
     store = open_to_write(path, durability)
     if TOPIC in store.topics():
         store.delete_topic(TOPIC)
-    store.create_topic(TOPIC, partitions=partitions)
+    store.create_topic(TOPIC, partitions=partitions, config=TOPIC_CONFIG)
     return store
 
 
