@@ -75,6 +75,9 @@ class LogStore:
         self.log_starts: dict[PartitionKey, int] = {}
         self.condemned: list[str] = []  # directories of deleted topics
         self._lock = threading.RLock()
+        # Guards `group` alone, a leaf: partitions are made under their own lock, while maintenance holds _lock and
+        # takes theirs.
+        self._group_lock = threading.Lock()
         self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
         self._housekeeper = Housekeeper(self)
         self._to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()
@@ -269,7 +272,7 @@ class LogStore:
 
     def group_commit(self) -> GroupCommit:
         """The store's group commit, opened at the first need."""
-        with self._lock:
+        with self._group_lock:
             if self.group is None:
                 from mqcore.log.group_commit import GroupCommit
 

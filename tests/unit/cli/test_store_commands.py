@@ -25,7 +25,7 @@ def run(*arguments: str, store: Path, stdin: bytes = b"", code: int = 0) -> list
 def test_a_topics_life(store_path: Path) -> None:
     (made,) = run("topic", "create", "orders", "--partitions", "3", "-c", "retention.ms=1000", store=store_path)
     assert (made["topic"], made["partitions"], made["records"]) == ("orders", 3, 0)
-    assert made["config"] == {"retention.ms": 1000}
+    assert made["config"] == {"retention.ms": "1000"}
     assert [row["topic"] for row in run("topic", "list", store=store_path)] == ["orders"]
     (again,) = run("topic", "create", "orders", store=store_path, code=1)
     assert again["error"] == "TopicExistsError"
