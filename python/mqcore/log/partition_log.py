@@ -364,7 +364,7 @@ class PartitionLog:
         """(offset, timestamp) of the first visible record at or after timestamp_ms; None if there is none."""
         from mqcore.log.reader import first_at_or_after
 
-        offsets = self._offsets
+        offsets = self.offsets  # of a follower: brings the segments up to date
         for entry in self._segments.entries:
             if entry.max_timestamp < timestamp_ms or entry.next_offset <= offsets.log_start:
                 continue
