@@ -17,6 +17,21 @@ from io_c cimport mq_io
 from segment_c cimport *
 from status cimport MQ_EIO, MQ_OK, mq_error, mq_status, raise_status
 
+cdef extern from *:
+    """
+    #include "mqcore/alloc.h"
+    #ifdef MQCORE_ALLOC_FAULT
+    static int set_countdown(long long n) { mq_alloc_countdown = n; return 1; }
+    #else
+    static int set_countdown(long long n) { (void)n; return 0; }
+    #endif
+    """
+    bint set_countdown(long long n)
+
+
+def allocate_fail_at(long long n):
+    return set_countdown(n)
+
 
 cdef bytes _path(object path):
     encoded = os.fsencode(path)

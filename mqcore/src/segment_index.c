@@ -28,12 +28,15 @@ void mq_index_progress_reset(mq_index_progress *progress, int64_t base_offset)
     };
 }
 
+static bool full_with(const mq_segment_index *index, uint32_t more_offsets, uint32_t more_times)
+{
+    return mq_index_count(&index->offsets) + more_offsets >= index->max_bytes / MQ_OFFSET_ENTRY ||
+           mq_index_count(&index->times) + more_times + 1 >= index->max_bytes / MQ_TIME_ENTRY;
+}
+
 bool mq_segment_index_full(const mq_segment_index *index)
 {
-    const mq_index *offsets = &index->offsets;
-    const mq_index *times = &index->times;
-    return mq_index_count(offsets) + offsets->pending >= index->max_bytes / MQ_OFFSET_ENTRY ||
-           mq_index_count(times) + times->pending + 1 >= index->max_bytes / MQ_TIME_ENTRY;
+    return full_with(index, 0, 0); /* readers ask: pending counts are the writer's */
 }
 
 mq_status mq_segment_index_reserve(mq_segment_index *index, uint64_t bytes, mq_error *err)
@@ -69,7 +72,8 @@ void mq_segment_index_add(mq_segment_index *index, mq_index_progress *progress, 
         progress->max_timestamp = batch->max_timestamp;
         progress->offset_of_max_timestamp = last_offset;
     }
-    if (progress->bytes_since_entry > index->interval_bytes && !mq_segment_index_full(index)) {
+    if (progress->bytes_since_entry > index->interval_bytes &&
+        !full_with(index, index->offsets.pending, index->times.pending)) {
         const mq_offset_entry entry = {(int32_t)(last_offset - index->base_offset), (int32_t)position};
         mq_offset_entry_put(mq_index_push(&index->offsets), entry);
         add_time(index, progress);

@@ -33,7 +33,8 @@ void mq_segment_index_init(mq_segment_index *index, int64_t base_offset, uint32_
 void mq_segment_index_free(mq_segment_index *index);
 void mq_index_progress_reset(mq_index_progress *progress, int64_t base_offset);
 
-/* Either index has no room for another batch's entry (the time index keeps one for the roll, as Kafka does). */
+/* Either index has no room for another batch's entry (the time index keeps one for the roll, as Kafka does). Under the
+ * owner's lock; pending entries are not counted. */
 bool mq_segment_index_full(const mq_segment_index *index);
 /* Room for all entries that `bytes` of batches can make (under the owner's lock). */
 mq_status mq_segment_index_reserve(mq_segment_index *index, uint64_t bytes, mq_error *err);

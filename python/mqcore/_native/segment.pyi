@@ -253,3 +253,8 @@ def recover(
     transaction that began earlier keeps the entry that the old file has.
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
     """
+
+def allocate_fail_at(n: int) -> bool:
+    """Tests: the n-th allocation of this module's core in this thread from now on fails (0: none). False: the build
+    cannot (it needs MQCORE_CFLAGS=-DMQCORE_ALLOC_FAULT).
+    """
