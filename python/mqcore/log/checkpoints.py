@@ -4,7 +4,8 @@ Text files of partitions are Kafka's byte for byte; those at the store's root ca
 flipped in a recovery point would otherwise be believed).
 
 Invariants:
-    1. Every write is atomic and durable: temporary file, fsync, rename, fsync of the directory (`Io.write_atomic`).
+    1. Every write is atomic and, unless said, durable: temporary file, fsync, rename, fsync of the directory
+       (`Io.write_atomic`).
     2. A reader returns what was written whole, or raises StoreFormatError: never half of it, never a decode error.
     3. None of these files is needed to find a record: what is lost here costs a scan, never data. (meta.json is the
        exception: without it a directory is no store.)
@@ -146,9 +147,10 @@ def read_topic_id(io: Io, path: str) -> uuid.UUID | None:
         raise _damaged(path, "not a partition.metadata file") from None
 
 
-def write_topic_id(io: Io, path: str, topic_id: uuid.UUID) -> None:
+def write_topic_id(io: Io, path: str, topic_id: uuid.UUID, *, durable: bool = True) -> None:
+    """Write a partition.metadata file. durable: synced, with its name, on return."""
     text = base64.urlsafe_b64encode(topic_id.bytes).rstrip(b"=").decode()
-    io.write_atomic(path, f"version: 0\ntopic_id: {text}".encode())
+    io.write_atomic(path, f"version: 0\ntopic_id: {text}".encode(), durable=durable)
 
 
 # -- the store's own ------------------------------------------------------------------------------------------------

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from mqcore.log.views import ViewEnvironment
 
 logger = logging.getLogger("mqcore.store")
-# Rolled segments that may wait for the maintenance thread; past it the appender seals its own (bounds files, memory).
-UNSEALED_MAX = 32
 
 
 def durability_of(config: TopicConfig, store: Durability) -> Durability:
@@ -235,6 +233,7 @@ class LogStore:
 
     def partition(self, topic: str, partition: int) -> PartitionLog:
         """The log of a partition. UnknownTopicError: no such topic, or not that many partitions."""
+        self.check_usable()
         log = self.partitions.get(PartitionKey(topic, partition))
         if log is not None:
             return log

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mqcore._native.segment import Segment
 
-# Descriptors that the rest of the process may want: the user's sockets and files, LMDB, the journal, the interpreter.
-RESERVED = 128
-# A segment may hold its log and, while it spills, an index.
-PER_SEGMENT = 2
+# Descriptors that the rest of the process may want: the user's sockets and files, LMDB, the journal, the interpreter,
+# and for a moment the index files of segments that spill theirs.
+RESERVED = 256
 
 
 class OpenSegments:
@@ -31,7 +30,7 @@ class OpenSegments:
     def __init__(self, limit: int) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if soft != resource.RLIM_INFINITY:
-            limit = min(limit, (soft - RESERVED) // PER_SEGMENT)
+            limit = min(limit, soft - RESERVED)
         self.limit = max(8, limit)
         self._lock = threading.Lock()
         self._order: OrderedDict[int, Segment] = OrderedDict()

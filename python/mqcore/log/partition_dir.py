@@ -1,7 +1,8 @@
 """The files of one partition: its directory, its segments' files, its leader epochs.
 
 Invariants:
-    1. The directory is made at the first need, and its topic id is in it, synced, before any data is.
+    1. The directory is made at the first need, and its topic id is in it before any data is (and durable before it,
+       where data is).
     2. On an error of `create` none of the new segment's files is left.
     3. Removal unlinks the log first: an index without a log is litter, the reverse a rebuild.
 """
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 class PartitionDirectory:
     """path: STORE/topics/<topic>-<partition>. Not thread-safe: under the partition's lock, but for open and sync."""
 
-    __slots__ = ("_dirty", "_io", "_topic_id", "path", "there")
+    __slots__ = ("_dirty", "_io", "_made", "_topic_id", "path", "there")
 
     def __init__(self, io: Io, path: str, topic_id: uuid.UUID, *, there: bool) -> None:
         self._io, self.path, self._topic_id = io, path, topic_id
         self.there = there
+        self._made = False  # by us, and the topic id is not synced yet
         self._dirty = False  # names in it, or its own, are not synced yet
 
     def file(self, name: str) -> str:
@@ -41,7 +43,8 @@ class PartitionDirectory:
             return
         if not layout.require_kind(self.path, "dir"):
             self._io.mkdir(self.path)
-        checkpoints.write_topic_id(self._io, self.file(layout.PARTITION_METADATA), self._topic_id)
+        checkpoints.write_topic_id(self._io, self.file(layout.PARTITION_METADATA), self._topic_id, durable=sync)
+        self._made = not sync
         if sync:
             self._io.sync_dir(os.path.dirname(self.path))
         self._dirty = self._dirty or not sync
@@ -105,6 +108,9 @@ class PartitionDirectory:
         """Make the names durable that were left to this call."""
         if self._dirty:
             self._dirty = False
+            if self._made:
+                self._made = False
+                self._io.sync_file(self.file(layout.PARTITION_METADATA))
             self._io.sync_dir(self.path)
             self._io.sync_dir(os.path.dirname(self.path))
 

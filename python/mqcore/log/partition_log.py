@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 READ_COMMITTED = IsolationLevel.READ_COMMITTED
 NO_SLOT = -1
+UNSEALED_MAX = 16  # rolled segments of a partition that may wait for maintenance to seal them
 _LOG_APPEND_TIME = "LogAppendTime"
 
 
@@ -245,11 +246,18 @@ class PartitionLog:
         self._segments.add(entry)
         if last is not None and not last.sealed:
             self.host.seal_later(self)
+            if self._seals_are_behind():
+                self.seal_rolled()
         return segment
 
     def open_segment(self, state: SegmentState) -> Segment:
         """The native handle of a segment that is there."""
         return self._dir.open(state, self.config, writable=True)
+
+    def _seals_are_behind(self) -> bool:
+        """Whether maintenance cannot keep up: then the appender pays, or files and memory would grow without bound."""
+        entries = self._segments.entries
+        return len(entries) > UNSEALED_MAX and not entries[-UNSEALED_MAX].sealed
 
     def segments_snapshot(self) -> tuple[Segment, ...]:
         """The native handles of all segments, ascending; opens them by need."""
@@ -341,6 +349,7 @@ class PartitionLog:
             if entry.base_offset >= end:
                 return None
             segment = entry.segment()
+            self.host.open_segments.touch(segment)
             start = segment.lookup(offset)
             if start < segment.size:
                 stop = segment.lookup_batch_ends(start, max_bytes, end)
