@@ -33,6 +33,7 @@ from mqcore.log.maintenance_pass import Housekeeper
 from mqcore.log.offsets import Offsets
 from mqcore.log.open_report import OpenReport
 from mqcore.log.open_segments import OpenSegments
+from mqcore.log.opening import SYNC_EACH_MAX
 from mqcore.log.partition_log import NO_SLOT, PartitionLog
 from mqcore.log.partitions import Partitions
 from mqcore.log.removal import remove_tree
@@ -397,9 +398,13 @@ class LogStore:
         self.views.close()
         if self.durability == Durability.MEMORY:
             return
-        for log in self.partitions.logs():
-            if log.written or log in self._to_seal:
-                log.flush()
+        logs = self.partitions.logs()
+        changed = [log for log in logs if log.written or log in self._to_seal]
+        if len(changed) > SYNC_EACH_MAX:
+            self.io.sync_filesystem(self.path)  # one for all; what follows finds little left to sync
+        for log in changed:
+            log.flush()
+        for log in logs:
             log.close(write_indexes=True)
         self.io.sync_filesystem(self.path)  # the indexes
         self.save_recovery_points()
