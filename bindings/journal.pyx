@@ -81,8 +81,12 @@ cdef class Journal:
         return self._stat().recorded
 
     @property
-    def live_bytes(self):
-        return self._stat().live_bytes
+    def files(self):
+        return self._stat().files
+
+    def pressure(self):
+        cdef mq_journal_stat stat = self._stat()
+        return stat.live_bytes * 2 > stat.capacity_bytes, stat.wants_file
 
     @property
     def failed(self):
@@ -128,6 +132,21 @@ cdef class Journal:
         if status != MQ_OK:
             raise_status(status, &err)
         return sequence
+
+    def grow(self, bint beside_writer):
+        cdef mq_error err
+        cdef mq_status status
+        self._enter()
+        try:
+            with nogil:
+                status = mq_journal_grow(self._journal, beside_writer, &err)
+        finally:
+            self._leave()
+        if status == MQ_EFULL:
+            return False
+        if status != MQ_OK:
+            raise_status(status, &err)
+        return True
 
     def set_checkpointed(self, uint64_t sequence):
         self._enter()

@@ -41,6 +41,7 @@ cdef extern from "mqcore/journal.h" nogil:
         uint32_t missing_file
         uint64_t missing_position
         bint failed
+        bint wants_file
     ctypedef struct mq_journal_cursor:
         uint64_t sequence
     mq_status mq_journal_open(mq_io *io, const char *directory, const mq_journal_options *options, mq_journal **out,
@@ -51,4 +52,5 @@ cdef extern from "mqcore/journal.h" nogil:
     void mq_journal_cursor_free(mq_journal_cursor *cursor)
     mq_status mq_journal_write(mq_journal *journal, const mq_journal_entry *entries, size_t count, uint64_t *sequence,
                                mq_error *err)
+    mq_status mq_journal_grow(mq_journal *journal, bint beside_writer, mq_error *err)
     void mq_journal_set_checkpointed(mq_journal *journal, uint64_t sequence)

@@ -10,12 +10,7 @@
 #include "mqcore/crc32c.h"
 #include "mqcore/wire.h"
 
-enum {
-    PARTS = 512, /* iovecs of one pwritev; the kernel takes 1024 */
-    /* From this mean record size on, a new file is only reserved: its first lap pays for the conversion of unwritten
-     * extents, which costs less than writing the file twice. Small records would each pay 30 to 90 us for it. */
-    PREWRITE_BELOW = 64 << 10
-};
+enum { PARTS = 512 }; /* iovecs of one pwritev; the kernel takes 1024 */
 
 static const uint8_t zeros[256 << 10];
 
@@ -28,7 +23,7 @@ void mq_journal_close(mq_journal *j)
 {
     if (j == NULL)
         return;
-    for (uint32_t i = 0; j->files != NULL && i < j->count; i++)
+    for (uint32_t i = 0; j->files != NULL && i < atomic_load(&j->count); i++)
         if (j->files[i].fd >= 0)
             j->io->close(j->io, j->files[i].fd);
     mq_free(j->files);
@@ -46,7 +41,8 @@ void mq_journal_stats(const mq_journal *j, mq_journal_stat *stat)
     stat->missing_file = j->missing_file;
     stat->missing_position = j->missing_position;
     stat->failed = j->failed;
-    for (uint32_t i = 0; i < j->count; i++) {
+    uint32_t free_files = 0;
+    for (uint32_t i = 0; i < atomic_load(&j->count); i++) {
         const mq_ring_file *f = &j->files[i];
         if (f->fd < 0)
             continue;
@@ -54,7 +50,11 @@ void mq_journal_stats(const mq_journal *j, mq_journal_stat *stat)
         stat->capacity_bytes += f->size;
         if (f->last > stat->checkpointed)
             stat->live_bytes += f->end;
+        else if ((int64_t)i != j->current)
+            free_files++;
     }
+    stat->wants_file = free_files == 0 && stat->files < j->options.file_limit && j->current >= 0 &&
+                       j->files[j->current].end > j->files[j->current].size / 2;
 }
 
 void mq_journal_set_checkpointed(mq_journal *j, uint64_t sequence)
@@ -75,46 +75,58 @@ static uint64_t mix(uint64_t x)
 
 /* ---- files of the ring ---- */
 
-/* Give file `number` its full size, durably. Zeros or a reservation: see PREWRITE_BELOW. */
-static mq_status fill_file(mq_journal *j, uint32_t number, const char *path, mq_error *err)
+/* Make the file of this number, or complete one that a crash left short, full of zeros: blocks that were written once
+ * are overwritten later without a word to the file system's own journal. (Blocks that are only reserved cost a commit
+ * of it at each fdatasync, and in ordered mode that commit waits for all the data that segments have unsynced.)
+ * On an error the file is gone again. */
+static mq_status make_file(mq_journal *j, uint32_t number, mq_ring_file *f, mq_error *err)
 {
-    mq_ring_file *f = &j->files[number];
     const uint64_t size = j->options.file_bytes;
-    const bool large =
-        j->current >= 0 && j->lap_records > 0 && j->files[j->current].end / j->lap_records >= PREWRITE_BELOW;
-    if (!large || j->io->fallocate(j->io, f->fd, 0, (off_t)size) != 0) {
-        for (uint64_t at = 0; at < size; at += sizeof zeros) {
-            const size_t length = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
-            if (mq_io_write_all(j->io, f->fd, zeros, length, at, path, err) != MQ_OK)
-                return MQ_EIO;
-        }
-    } else if (j->io->ftruncate(j->io, f->fd, (off_t)size) != 0) {
-        return mq_fail(err, MQ_EIO, path, 0, "cannot extend a journal file");
-    }
-    if (j->io->fsync(j->io, f->fd) != 0)
-        return mq_fail(err, MQ_EIO, path, 0, "cannot sync a new journal file");
-    f->size = size;
-    return MQ_OK;
-}
-
-/* Make the file of this number, or complete one that a crash left short. On an error it is gone again. */
-static mq_status make_file(mq_journal *j, uint32_t number, mq_error *err)
-{
-    mq_ring_file *f = &j->files[number];
     char path[MQ_JOURNAL_PATH];
     mq_journal_path(j, number, path);
     if (f->fd < 0)
         f->fd = j->io->open(j->io, path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (f->fd < 0)
         return mq_fail(err, MQ_EIO, path, 0, "cannot create a journal file");
-    mq_status status = fill_file(j, number, path, err);
+    mq_status status = MQ_OK;
+    for (uint64_t at = 0; status == MQ_OK && at < size; at += sizeof zeros) {
+        const size_t length = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
+        status = mq_io_write_all(j->io, f->fd, zeros, length, at, path, err);
+    }
+    if (status == MQ_OK && j->io->fsync(j->io, f->fd) != 0)
+        status = mq_fail(err, MQ_EIO, path, 0, "cannot sync a new journal file");
     if (status == MQ_OK)
         status = mq_io_sync_dir(j->io, j->directory, err);
     if (status != MQ_OK) {
         j->io->close(j->io, f->fd);
         j->io->unlink(j->io, path);
-        memset(f, 0, sizeof *f);
         f->fd = -1;
+    }
+    f->size = status == MQ_OK ? size : 0;
+    return status;
+}
+
+mq_status mq_journal_grow(mq_journal *j, bool beside_writer, mq_error *err)
+{
+    mq_error own;
+    err = err != NULL ? err : &own;
+    if (j->options.read_only)
+        return mq_fail(err, MQ_ESTATE, j->directory, 0, "the journal is open for reading");
+    const uint32_t count = atomic_load(&j->count);
+    for (uint32_t i = 0; i < count && !beside_writer; i++) {
+        mq_ring_file *f = &j->files[i];
+        if (f->fd < 0 || (f->size < j->options.file_bytes && f->last <= j->recorded && (int64_t)i != j->current)) {
+            f->first = f->last = f->end = 0;
+            return make_file(j, i, f, err);
+        }
+    }
+    if (count >= j->options.file_limit)
+        return mq_fail(err, MQ_EFULL, j->directory, 0, "the journal has all its files");
+    mq_ring_file made = {.fd = -1};
+    const mq_status status = make_file(j, count, &made, err);
+    if (status == MQ_OK) {
+        j->files[count] = made; /* whole before the writer can see it */
+        atomic_store(&j->count, count + 1);
     }
     return status;
 }
@@ -126,7 +138,7 @@ static mq_status write_record(mq_journal *j, const mq_journal_entry *entries, si
 static int64_t free_file(const mq_journal *j, uint64_t need, uint64_t upto)
 {
     int64_t best = -1;
-    for (uint32_t i = 0; i < j->count; i++) {
+    for (uint32_t i = 0; i < atomic_load(&j->count); i++) {
         const mq_ring_file *f = &j->files[i];
         if (f->fd >= 0 && (int64_t)i != j->current && f->last <= upto && f->size >= need &&
             (best < 0 || f->lap < j->files[best].lap))
@@ -135,44 +147,22 @@ static int64_t free_file(const mq_journal *j, uint64_t need, uint64_t upto)
     return best;
 }
 
-/* A number whose file is not there or was cut short while it was made, else the next one, else -1. */
-static int64_t new_file(const mq_journal *j, uint64_t need)
-{
-    for (uint32_t i = 0; i < j->count; i++) {
-        const mq_ring_file *f = &j->files[i];
-        if (f->fd < 0 || (f->size < need && f->last <= j->recorded && (int64_t)i != j->current))
-            return i;
-    }
-    return j->count < j->options.file_limit ? (int64_t)j->count : -1;
-}
-
-/* Begin a lap (I2): in a file that is free by the record, else in one that is free by now (recorded first: each file
- * keeps a block for that), else in a new one. MQ_EFULL: none of these. */
+/* Begin a lap (I2): in a file that is free by the record, else in one that is free by now, which is recorded first (each
+ * file keeps a block for that). MQ_EFULL: there is none. */
 static mq_status enter_file(mq_journal *j, uint64_t need, mq_error *err)
 {
     int64_t number = free_file(j, need, j->recorded);
     if (number < 0 && j->current >= 0 && (number = free_file(j, need, atomic_load(&j->checkpointed))) >= 0 &&
         write_record(j, NULL, 0, MQ_JOURNAL_HEADER, err) != MQ_OK)
         return MQ_EIO;
-    if (number < 0) {
-        number = new_file(j, need);
-        if (number < 0)
-            return mq_fail(err, MQ_EFULL, j->directory, 0, "the journal is full");
-        if (number == (int64_t)j->count) {
-            j->files[number].fd = -1;
-            j->count++;
-        }
-        const mq_status status = make_file(j, (uint32_t)number, err);
-        if (status != MQ_OK)
-            return status;
-    }
+    if (number < 0)
+        return mq_fail(err, MQ_EFULL, j->directory, 0, "the journal is full");
     mq_ring_file *f = &j->files[number];
     f->first = f->last = f->end = 0;
     f->lap = ++j->lap;
     f->salt = j->next_salt;
     j->next_salt = mix(j->next_salt ^ mix(j->options.salt + f->lap));
     j->current = number;
-    j->lap_records = 0;
     return MQ_OK;
 }
 
@@ -302,7 +292,6 @@ static mq_status write_record(mq_journal *j, const mq_journal_entry *entries, si
     if (f->first == 0)
         f->first = f->last;
     f->end += mq_journal_padded(used);
-    j->lap_records++;
     j->recorded = checkpointed;
     return MQ_OK;
 }

@@ -22,11 +22,11 @@ struct mq_journal {
     mq_io *io;
     mq_journal_options options;
     char directory[MQ_PATH_MAX];
-    mq_ring_file *files; /* a file's number is its place */
-    uint32_t count, capacity;
+    mq_ring_file *files;    /* a file's number is its place */
+    _Atomic uint32_t count; /* rises when the file of that number is whole */
+    uint32_t capacity;
     int64_t current; /* number of the file that is written, or -1 */
     uint64_t sequence, recorded, lap, next_salt;
-    uint64_t lap_records; /* written in this lap by this process */
     _Atomic uint64_t checkpointed;
     uint64_t missing, missing_position;
     uint32_t missing_file;

@@ -56,7 +56,10 @@ static void remove_directory(void)
 
 static mq_journal *open_with(mq_io *io, uint32_t file_bytes)
 {
-    mq_journal_options o = {.file_bytes = file_bytes, .file_limit = FILES, .files_present = FILES};
+    mq_journal_options o = {.file_bytes = file_bytes, .file_limit = FILES};
+    char path[300];
+    for (path_of(0, path); access(path, F_OK) == 0 && o.files_present < FILES; path_of(o.files_present, path))
+        o.files_present++;
     memcpy(o.store_id, "0123456789abcdef", 16);
     o.salt = ((uint64_t)next_random() << 32) | next_random();
     mq_journal *j = NULL;
@@ -107,7 +110,10 @@ static mq_status write_round(mq_journal *j, uint32_t count, uint32_t size)
     }
     uint64_t got = 0;
     mq_error err;
-    const mq_status status = mq_journal_write(j, entries, count, &got, &err);
+    mq_status grown = MQ_OK;
+    mq_status status = mq_journal_write(j, entries, count, &got, &err);
+    if (status == MQ_EFULL && (grown = mq_journal_grow(j, sequence % 2 == 0, &err)) != MQ_EFULL)
+        status = grown == MQ_OK ? mq_journal_write(j, entries, count, &got, &err) : grown;
     for (uint32_t i = 0; i < count; i++)
         free(bytes[i]);
     if (status == MQ_OK && got < MODEL && sequence == got) {

@@ -21,7 +21,7 @@
  *       as data can continue a chain.
  *   I4  checkpointed <= sequence, both never fall. What is checkpointed lies synced in its segment: replay omits it.
  *   I5  a failed write or fdatasync is final (io.h, I3): every later write is refused with MQ_ESTATE.
- * Threads: one writer at a time, held by the caller; mq_journal_set_checkpointed may run beside it. */
+ * Threads: one writer at a time, held by the caller; mq_journal_set_checkpointed, _grow and _stats may run beside it. */
 #ifndef MQCORE_JOURNAL_H
 #define MQCORE_JOURNAL_H
 
@@ -71,6 +71,7 @@ typedef struct mq_journal_stat {
     uint32_t missing_file; /* number of the file with the first of them */
     uint64_t missing_position;
     bool failed;
+    bool wants_file; /* more than half of the current file is used and no other is free: grow or checkpoint soon */
 } mq_journal_stat;
 
 /* Open the ring in directory (which exists) and find the newest run; creates nothing. MQ_EIO, MQ_ENOMEM, MQ_EINVAL. */
@@ -95,10 +96,15 @@ mq_status mq_journal_next(mq_journal *journal, mq_journal_cursor *cursor, mq_jou
 void mq_journal_cursor_free(mq_journal_cursor *cursor);
 
 /* Write one record and make it durable. count may be 0: a record that only carries the checkpointed sequence.
- * MQ_EFULL: no file may be entered: checkpoint, then retry. MQ_ETOOBIG: larger than a file or the limit. Both, and an
- * error while a new file is made (stat.failed stays false; ENOSPC), leave everything as before. Otherwise I5. */
+ * MQ_EFULL: no file may be entered: grow or checkpoint, then retry. MQ_ETOOBIG: larger than a file or the limit. Both
+ * leave everything as before, and so does MQ_ENOMEM. Otherwise I5. */
 mq_status mq_journal_write(mq_journal *journal, const mq_journal_entry *entries, size_t count, uint64_t *sequence,
                            mq_error *err);
+
+/* Add a file to the ring (the first one, too), written through and synced. MQ_EFULL: there are file_limit. MQ_EIO: no
+ * file was added, nothing has failed for good (ENOSPC). beside_writer: another thread may be in mq_journal_write; else
+ * files that are missing or were cut short while they were made are made again first. One caller at a time. */
+mq_status mq_journal_grow(mq_journal *journal, bool beside_writer, mq_error *err);
 
 /* The caller synced the segments of all records up to sequence: their files may be entered again. */
 void mq_journal_set_checkpointed(mq_journal *journal, uint64_t sequence);

@@ -24,14 +24,19 @@ class Journal:
         Raises StorageError, ValueError."""
     sequence: int
     recorded: int
-    live_bytes: int
+    files: int
     failed: bool
     def stats(self) -> dict[str, int]:
         """The fields of mq_journal_stat: sequence, checkpointed, recorded, live_bytes, capacity_bytes, missing, files,
         missing_file, missing_position, failed."""
+    def pressure(self) -> tuple[bool, bool]:
+        """(more than half of the ring needs a checkpoint, another file is wanted soon)."""
+    def grow(self, beside_writer: bool) -> bool:
+        """Add a file of zeros to the ring, synced; False: it has all. beside_writer: another thread may be in write.
+        One caller at a time. Raises DiskFullError, StorageError (nothing was added, nothing failed for good)."""
     def write(self, entries: list[Submission], vouches: list[Submission]) -> int:
-        """Write one record and make it durable: its sequence (> 0); 0: the ring is full, checkpoint first; -1: larger
-        than a file. Raises StorageError (final if `failed`), DiskFullError while a file is made (then not final)."""
+        """Write one record and make it durable: its sequence (> 0); 0: no file may be entered, grow or checkpoint
+        first; -1: larger than a file. Raises StorageError (final)."""
     def set_checkpointed(self, sequence: int) -> None:
         """The segments of all records up to sequence are synced."""
     def replay(self) -> Iterator[tuple[Any, ...]]:

@@ -33,10 +33,10 @@ from mqcore.errors import DiskFullError, StorageError, StoreClosedError
 RING_FILE_BYTES = 8 << 20
 # A round of one segment from this size on is synced in place: the journal would write the same bytes twice. Below it
 # the journal wins, because overwriting blocks needs no metadata commit. Measured in docs/performance.md.
-DIRECT_BYTES = 384 << 10
+DIRECT_BYTES = 64 << 10
 # From here on one syncfs before the flushes costs less than as many journal commits of the file system.
 SYNCFS_SEGMENTS = 16
-_FLUSH, _CHECKPOINT, _STOP = 1, 2, 4
+_FLUSH, _GROW, _CHECKPOINT, _STOP = 1, 2, 4, 8
 _RING_NAME = re.compile(r"^(\d{5})\.journal$")
 
 
@@ -115,7 +115,8 @@ class GroupCommit:
         self._checkpoint_lock = threading.Lock()
         self._flusher: threading.Thread | None = None
         self._flusher_lock = threading.Lock()  # starts the flusher once
-        self._checkpoint_requested = False
+        self._grow_lock = threading.Lock()  # one adds a file at a time; nothing else is locked under it
+        self._work_requested = False  # the flusher was asked to grow or checkpoint and has not begun
         self._closed = False
 
     @classmethod
@@ -258,14 +259,17 @@ class GroupCommit:
         if journal is None:
             return False
         vouches = list(self._vouches.values())
-        sequence = self._put(journal, submissions, vouches)
-        if sequence == 0:  # the ring is full: the submitters wait for a checkpoint
+        files = journal.files
+        sequence = journal.write(submissions, vouches)
+        if sequence == 0 and self._grow(journal, files):
+            sequence = journal.write(submissions, vouches)
+        if sequence == 0:  # the ring has all its files, or the disk no room: the submitters wait for a checkpoint
             try:
                 self._checkpoint_once()
             except DiskFullError:  # the recovery points have no room: the ring keeps what it has
                 if self._queue.error is not None:
                     raise
-            sequence = self._put(journal, submissions, vouches)
+            sequence = journal.write(submissions, vouches)
         if sequence <= 0:
             return False
         has_entries = False
@@ -280,19 +284,19 @@ class GroupCommit:
             for s in vouches:
                 if self._vouches.get(id(s.target)) is s:
                     del self._vouches[id(s.target)]
-        if not self._checkpoint_requested and journal.live_bytes > self._file_bytes * self._file_limit // 4:
-            self._checkpoint_requested = True
-            self._request(_CHECKPOINT)
+        half_full, wants_file = journal.pressure()
+        if (half_full or wants_file) and not self._work_requested:
+            self._work_requested = True
+            self._request(_GROW * wants_file | _CHECKPOINT * half_full)
         return True
 
-    def _put(self, journal: Journal, submissions: list[Submission], vouches: list[Submission]) -> int:
-        """As Journal.write; a disk too full for another file of the ring counts as a full ring."""
-        try:
-            return journal.write(submissions, vouches)
-        except DiskFullError:
-            if journal.failed:
-                raise
-            return 0
+    def _grow(self, journal: Journal, files: int, *, beside_writer: bool = False) -> bool:
+        """Add a file to the ring, unless it has more than `files` already; False if it cannot."""
+        with self._grow_lock:
+            try:
+                return journal.files > files or journal.grow(beside_writer)
+            except DiskFullError:
+                return False
 
     def _create_journal(self) -> Journal | None:
         """Directory and handle of a ring; its first file is made by the first write. None: no space for it."""
@@ -391,8 +395,11 @@ class GroupCommit:
             try:
                 if bits & _FLUSH:
                     self._queue.drain()
+                if bits & (_GROW | _CHECKPOINT):
+                    self._work_requested = False
+                if bits & _GROW and self._journal is not None:
+                    self._grow(self._journal, self._journal.files, beside_writer=True)
                 if bits & _CHECKPOINT:
-                    self._checkpoint_requested = False
                     self.checkpoint()
             except (StorageError, StoreClosedError, DiskFullError):
                 pass  # final, and kept by the queue: every appender gets it
