@@ -11,9 +11,12 @@ import pytest
 
 import mqcore
 from tests.compat.kafka.dump import Dump, dump_indexes, dump_logs
-from tests.compat.kafka.traffic import CODECS, SEGMENT_BYTES, record
+from tests.compat.kafka.traffic import CODECS, record
 
 COUNT = 6000
+SEGMENT_BYTES = 128 << 10
+# The records have their own times, in 2023: the default retention would delete them.
+KEPT = {"retention.ms": -1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,11 @@ CASES = {
         )
         for codec in CODECS
     },
-    "topic-codec": Case({"compression.type": "zstd"}, {}, 1000),
+    "topic-codec": Case({"compression.type": "zstd", "segment.bytes": SEGMENT_BYTES}, {}),
     "append-time": Case({"message.timestamp.type": "LogAppendTime", "segment.bytes": SEGMENT_BYTES}, {}),
     "dense-index": Case({"segment.bytes": SEGMENT_BYTES, "index.interval.bytes": 64}, {"batch_bytes": 1024}, 3000),
     "preallocated": Case({"segment.bytes": SEGMENT_BYTES, "preallocate": True}, {}),
-    "full-index": Case({"index.interval.bytes": 0, "segment.index.bytes": 1024}, {"batch_bytes": 512}, 3000),
+    "full-index": Case({"index.interval.bytes": 0, "segment.index.bytes": 1024}, {"batch_bytes": 1024}, 3000),
 }
 
 
@@ -60,7 +63,7 @@ def send_all(store: Any, topic: str, case: Case) -> None:
 def closed_topic(path: Path, case: Case) -> Path:
     """A store with one topic, filled and closed; the directory of its partition."""
     with mqcore.open(str(path), durability="os") as store:
-        store.create_topic("out", config=case.config)
+        store.create_topic("out", config=KEPT | case.config)
         send_all(store, "out", case)
     return path / "topics" / "out-0"
 
@@ -110,7 +113,7 @@ def test_after_a_crash_too(store_path: Path) -> None:
         "import sys, os, signal, mqcore\n"
         "from tests.compat.kafka.test_dump_our_logs import Case, send_all\n"
         "store = mqcore.open(sys.argv[1], durability='os')\n"
-        f"store.create_topic('out', config={{'segment.bytes': {SEGMENT_BYTES}}})\n"
+        f"store.create_topic('out', config={{'segment.bytes': {SEGMENT_BYTES}, 'retention.ms': -1}})\n"
         "send_all(store, 'out', Case({}, {}, 6000))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
