@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from mqcore.cli.output import counting, json_default, note, text_of
+from mqcore.cli.output import counting, escape, json_default, note, text_of
 from mqcore.cli.stores import (
     follow as follow_batches,
 )
@@ -128,11 +128,8 @@ def format_json(record: Any, topic: str, partition: int) -> bytes:
 
 
 def printable(raw: Any) -> str:
-    """Bytes for a terminal: control characters and what is no UTF-8 are escaped; a record must not drive a terminal."""
-    if raw is None:
-        return "null"
-    text = bytes(raw).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Bytes for a terminal: control characters and what is no UTF-8 are escaped."""
+    return "null" if raw is None else escape(bytes(raw).decode("utf-8", "backslashreplace"))
 
 
 def format_text(record: Any, topic: str, partition: int) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, is_dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mqcore.cli.output import counting, print_json, show_facts, show_rows, stdout, warn
+from mqcore.cli.output import counting, escape, print_json, show_facts, stdout, warn
 from mqcore.cli.stores import json_option, store_option
 
 
@@ -42,32 +41,15 @@ def dump(
         lines = dump_file(target, from_offset=first, records=records)
     else:
         lines = dump_partition(str(store_path), target, partition, from_offset=first, records=records)
-    shown = take(map(plain, lines), limit)
+    shown = islice(lines, limit)
     if as_json:
         for line in shown:
             print_json(line)
         return
     # Lines, not a table: a log is longer than memory, and a table needs all of its rows.
     for line in shown:
-        stdout.print(" ".join(f"{name}={value}" for name, value in line.items()), markup=False, soft_wrap=True)
-
-
-def take(lines: Iterable[Mapping[str, Any]], limit: int | None) -> Iterable[Mapping[str, Any]]:
-    """At most limit lines."""
-    for number, line in enumerate(lines):
-        if limit is not None and number >= limit:
-            return
-        yield line
-
-
-def plain(value: Any) -> Mapping[str, Any]:
-    """A line as a mapping, whether the log gives a dataclass or a dict."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return value
-    result: Mapping[str, Any] = value.to_json()
-    return result
+        text = " ".join(f"{name}={value}" for name, value in line.items())
+        stdout.print(escape(text), markup=False, soft_wrap=True)
 
 
 @log.command()
@@ -82,10 +64,9 @@ def verify(store_path: Path, as_json: bool) -> None:
     """
     from mqcore.log.verify import verify as verify_store
 
-    with counting("verify", quiet=as_json) as counter:
-        report = verify_store(str(store_path))
-        counter.advance(report.records)
-    show_report(report, counter.seconds, as_json=as_json)
+    with counting("verify", quiet=as_json, unit="bytes") as counter:
+        report = verify_store(str(store_path), counter.move_to)
+    show_report(report, as_json=as_json)
     if report.problems:
         raise click.exceptions.Exit(1)
 
@@ -105,22 +86,21 @@ def repair(yes: bool, store_path: Path, as_json: bool) -> None:
 
     if not yes:
         click.confirm(f"Take damaged ranges out of {store_path} (kept in its quarantine folder)?", abort=True, err=True)
-    report = repair_store(str(store_path))
-    show_report(report, None, as_json=as_json)
+    with counting("repair", quiet=as_json, unit="bytes") as counter:
+        report = repair_store(str(store_path), counter.move_to)
+    show_report(report, as_json=as_json)
+    if report.problems:
+        raise click.exceptions.Exit(1)
 
 
-def show_report(report: Any, seconds: float | None, *, as_json: bool) -> None:
-    """A report's counts, then a line for each problem."""
-    facts = dict(plain(report))
-    if seconds is not None:
-        facts["seconds"] = round(seconds, 3)
+def show_report(report: Any, *, as_json: bool) -> None:
+    """A report's counts, then a line for each problem, loss and remark."""
+    facts = dict(report.to_json())
     if as_json:
         show_facts(facts, as_json=True)
         return
     lists = {name: value for name, value in facts.items() if isinstance(value, list | tuple)}
     show_facts({name: value for name, value in facts.items() if name not in lists}, as_json=False)
-    for name, items in lists.items():
-        rows = [row if isinstance(row, Mapping) else {name: str(row)} for row in items]
-        if rows:
-            warn(f"{name}:")
-            show_rows(rows, as_json=False)
+    for name in lists:
+        for item in getattr(report, name):
+            warn(f"{name}: {item}")

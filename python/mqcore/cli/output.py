@@ -17,7 +17,16 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +54,13 @@ def text_of(raw: bytes) -> str | dict[str, str]:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(raw).decode("ascii")}
+
+
+def escape(text: str) -> str:
+    """Text for a terminal: control characters are escaped, since a record must not drive a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def print_json(value: Any) -> None:
@@ -99,10 +115,10 @@ def cell(value: Any) -> Text:
     if isinstance(value, float):
         return Text(f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}")
     if isinstance(value, Mapping):
-        return Text(", ".join(f"{key}={item}" for key, item in value.items()) or "-")
+        return Text(escape(", ".join(f"{key}={item}" for key, item in value.items())) or "-")
     if isinstance(value, list | tuple | set | frozenset):
-        return Text(", ".join(map(str, value)) or "-")
-    return Text(str(value))
+        return Text(escape(", ".join(map(str, value))) or "-")
+    return Text(escape(str(value)))
 
 
 def note(text: str) -> None:
@@ -125,11 +141,18 @@ def human_bytes(size: float) -> str:
 
 
 class _Rate(ProgressColumn):
-    """Messages per second since the start."""
+    """Units per second since the start: messages, or bytes in their own units."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
-        return Text(f"{task.completed / elapsed:,.0f} msg/s" if elapsed > 0 else "", style="cyan")
+        if not task.elapsed:
+            return Text("")
+        rate = task.completed / task.elapsed
+        shown = f"{human_bytes(rate)}/s" if self._unit == "bytes" else f"{rate:,.0f} {self._unit}/s"
+        return Text(shown, style="cyan")
 
 
 class Counter:
@@ -137,14 +160,19 @@ class Counter:
 
     def __init__(self, progress: Progress | None, total: int | None, description: str) -> None:
         self.count = 0
+        self._total = total
         self.began = time.perf_counter()
         self._progress = progress
         self._task = progress.add_task(description, total=total) if progress else None
 
     def advance(self, messages: int) -> None:
-        self.count += messages
+        self.move_to(self.count + messages)
+
+    def move_to(self, count: int, total: int | None = None) -> None:
+        """So many are done; total: of how many, where that becomes known only now."""
+        self.count = count
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.count)
+            self._progress.update(self._task, completed=count, total=total or self._total)
 
     @property
     def seconds(self) -> float:
@@ -156,12 +184,18 @@ class Counter:
 
 
 @contextmanager
-def counting(description: str, *, total: int | None = None, quiet: bool = False) -> Iterator[Counter]:
-    """A progress bar with msg/s around a long loop; only counts where standard error is no terminal, or quiet."""
+def counting(
+    description: str, *, total: int | None = None, quiet: bool = False, unit: str = "msg"
+) -> Iterator[Counter]:
+    """A progress bar with msg/s around a long loop; only counts where standard error is no terminal, or quiet.
+
+    unit: what is counted, as the rate shows it: "msg", "bytes", "faults".
+    """
     if quiet or not stderr.is_terminal:
         yield Counter(None, total, description)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
+    done = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), done, _Rate(unit), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:
         yield Counter(progress, total, description)
 

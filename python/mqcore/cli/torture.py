@@ -56,7 +56,7 @@ def torture(suite: str, seed: int | None, faults: int | None, as_json: bool) -> 
 def run_suite(name: str, seed: int, faults: int, *, quiet: bool) -> dict[str, Any]:
     """Run one suite; its report as JSON has it."""
     module = importlib.import_module(f"mqcore.torture.{name.replace('-', '_')}")
-    with counting(f"torture {name}", total=faults, quiet=quiet) as counter:
-        report = module.run(seed, faults, lambda done: counter.advance(done - counter.count))
+    with counting(f"torture {name}", total=faults, quiet=quiet, unit="faults") as counter:
+        report = module.run(seed, faults, counter.move_to)
     facts: dict[str, Any] = report.to_json()
     return facts

@@ -137,7 +137,7 @@ def test_follow_sees_what_another_process_appends(store_path: Path) -> None:
 def test_dump_verify_repair(store_path: Path) -> None:
     run("produce", "t", "--create", store=store_path, stdin=b"a\nb\n")
     batches = run("log", "dump", "t", store=store_path)
-    assert sum(batch["record_count"] for batch in batches) == 2
+    assert sum(batch["count"] for batch in batches) == 2
     records = run("log", "dump", "t", "--records", store=store_path)
     assert [record["offset"] for record in records] == [0, 1]
     (report,) = run("log", "verify", store=store_path)
