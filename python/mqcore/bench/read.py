@@ -1,0 +1,90 @@
+"""Reading: records a second out of a filled topic, checksums on, as a share of the checksum alone (arrays) or of the
+cheapest way that Python has to make bytes objects (`struct.iter_unpack`)."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+from mqcore.bench.harness import Comparison, Side, case
+from mqcore.bench.material import COUNT, TOPIC, VALUE_BYTES, filled_store, fresh, values
+
+UNPACK = "struct.iter_unpack of the values, back to back"
+READ_COUNT = 5 * COUNT
+
+
+def _filled(directory: Path) -> tuple[Any, bytes]:
+    items = values(READ_COUNT)
+    return filled_store(directory, items), b"".join(items)
+
+
+def _batches(store: Any) -> Any:
+    consumer = store.consumer(TOPIC, start="earliest")
+    left = READ_COUNT
+    for batch in consumer.batches(max_records=10_000):
+        yield batch
+        left -= len(batch)
+        if left <= 0:
+            break
+    consumer.close()
+
+
+@case("read_numpy", goal=0.24, base="CRC32C alone (awscrt) of the mapped segment")
+def read_numpy(directory: Path) -> Comparison:
+    """Batches as arrays of offsets, timestamps, starts and lengths over the mapped segment: each byte is touched once by
+    the checksum, each record header once more."""
+    from awscrt import checksums
+
+    store, _ = _filled(directory)
+    log = next(iter(sorted((Path(store.path) / "topics" / f"{TOPIC}-0").glob("*.log"))))
+    with open(log, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    view = memoryview(mapped)
+
+    def base(_: Any) -> None:
+        checksums.crc32c(view)
+
+    def run(_: Any) -> None:
+        for batch in _batches(store):
+            batch.offsets, batch.timestamps
+            batch.values.to_numpy()
+
+    return Comparison(Side(base), Side(run), READ_COUNT)
+
+
+@case("read_bytes", goal=1.3, base=UNPACK)
+def read_bytes(directory: Path) -> Comparison:
+    """Every value as a bytes object."""
+    store, joined = _filled(directory)
+    unpack = struct.Struct(f"{VALUE_BYTES}s").iter_unpack
+
+    def base(_: Any) -> None:
+        for _value in unpack(joined):
+            pass
+
+    def run(_: Any) -> None:
+        for batch in _batches(store):
+            for _value in batch.values.iter_bytes():
+                pass
+
+    return Comparison(Side(base), Side(run), READ_COUNT)
+
+
+@case("read_records", goal=0.8, base=UNPACK)
+def read_records(directory: Path) -> Comparison:
+    """Every record as an object, and its value."""
+    store, joined = _filled(directory)
+    unpack = struct.Struct(f"{VALUE_BYTES}s").iter_unpack
+
+    def base(_: Any) -> None:
+        for _value in unpack(joined):
+            pass
+
+    def run(_: Any) -> None:
+        for batch in _batches(store):
+            for record in batch.records():
+                record.value
+
+    return Comparison(Side(base), Side(run), READ_COUNT)

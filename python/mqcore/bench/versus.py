@@ -1,0 +1,119 @@
+"""Against what a Python service would otherwise pick as an embedded log: LMDB, RocksDB; and another v2 batch encoder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from mqcore.bench.harness import Comparison, Side, case
+from mqcore.bench.material import COUNT, TOPIC, NewStore, fresh, values
+
+
+class _NewDirectory:
+    """A peer's new database directory each round."""
+
+    def __init__(self, directory: Path, opener: Any) -> None:
+        self._directory, self._opener = directory, opener
+
+    def prepare(self) -> Any:
+        self.path = fresh(self._directory, "peer")
+        self.path.mkdir()
+        return self._opener(str(self.path))
+
+    def clean_up(self, peer: Any) -> None:
+        peer.close()
+        shutil.rmtree(self.path)
+
+
+def _thousands(items: list[bytes]) -> list[list[tuple[bytes, bytes]]]:
+    pack = struct.Struct(">Q").pack
+    keyed = [(pack(number), value) for number, value in enumerate(items)]
+    return [keyed[at : at + 1000] for at in range(0, len(keyed), 1000)]
+
+
+@case("vs_lmdb", goal=3.0, base="py-lmdb putmulti(append) of 1,000, no sync")
+def vs_lmdb(directory: Path) -> Comparison:
+    """Ours one send() a record, theirs a thousand a transaction into the page cache."""
+    import lmdb
+
+    items = values()
+    chunks = _thousands(items)
+
+    def opener(path: str) -> Any:
+        return lmdb.open(path, map_size=1 << 30, sync=False, metasync=False, writemap=True, lib_version=0)
+
+    def base(environment: Any) -> None:
+        for chunk in chunks:
+            with environment.begin(write=True) as transaction:
+                transaction.cursor().putmulti(chunk, append=True)
+
+    def run(producer: Any) -> None:
+        send = producer.send
+        for value in items:
+            send(TOPIC, value)
+        producer.flush()
+
+    peer, store = _NewDirectory(directory, opener), NewStore(directory)
+    return Comparison(
+        Side(base, peer.prepare, peer.clean_up), Side(run, store.prepare, store.clean_up), COUNT, rounds=5
+    )
+
+
+@case("vs_rocksdb", goal=8.0, base="rocksdict WriteBatch of 1,000")
+def vs_rocksdb(directory: Path) -> Comparison:
+    """send_many of lists of 1,000 against RocksDB's write batches of 1,000."""
+    from rocksdict import Options, Rdict, WriteBatch
+
+    items = values()
+    chunks = _thousands(items)
+    lists = [items[at : at + 1000] for at in range(0, COUNT, 1000)]
+
+    def base(database: Any) -> None:
+        for chunk in chunks:
+            batch = WriteBatch(raw_mode=True)
+            for key, value in chunk:
+                batch.put(key, value)
+            database.write(batch)
+
+    def run(producer: Any) -> None:
+        for chunk in lists:
+            producer.send_many(TOPIC, chunk)
+        producer.flush()
+
+    peer = _NewDirectory(directory, lambda path: Rdict(path + "/db", Options(raw_mode=True)))
+    store = NewStore(directory)
+    return Comparison(
+        Side(base, peer.prepare, peer.clean_up), Side(run, store.prepare, store.clean_up), COUNT, rounds=5
+    )
+
+
+@case("vs_aiokafka", goal=4.0, base="aiokafka's Cython batch builder")
+def vs_aiokafka(directory: Path) -> Comparison:
+    """Encode only: one append a record into 16 KiB batches, checksum on."""
+    from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+    from mqcore._native.builder import BatchBuilder
+
+    items = [os.urandom(100) for _ in range(50_000)]
+    chunks = [items[at : at + 148] for at in range(0, len(items), 148)]
+
+    def base(_: Any) -> None:
+        for chunk in chunks:
+            builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 16384)
+            append = builder.append
+            for number, value in enumerate(chunk):
+                append(number, 0, None, value, [])
+            builder.build()
+
+    def run(_: Any) -> None:
+        for chunk in chunks:
+            builder = BatchBuilder()
+            append = builder.append
+            for value in chunk:
+                append(value)
+            builder.build()
+
+    return Comparison(Side(base), Side(run), len(items))
