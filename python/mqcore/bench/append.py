@@ -1,7 +1,7 @@
 """Writing: records a second into a new store, as a share of the bare write() of the same bytes, in the same run.
 
-What binds: copying the bytes into the page cache costs more than encoding and checksum together, so large writes into space
-that was allocated ahead decide the figure, then the cost of one Python call a record."""
+What binds: copying the bytes into the page cache costs more than encoding and checksum together, so large writes into
+space that was allocated ahead decide the figure, then the cost of one Python call a record."""
 
 from __future__ import annotations
 
@@ -97,9 +97,7 @@ def append_fsync_1000(directory: Path) -> Comparison:
             producer.send_many(TOPIC, batches[number % len(batches)]).result()
 
     file, store = NewFile(directory), NewStore(directory, durability="fsync")
-    return Comparison(
-        Side(base, file.prepare, file.clean_up), Side(run, store.prepare, store.clean_up), rounds * 1000
-    )
+    return Comparison(Side(base, file.prepare, file.clean_up), Side(run, store.prepare, store.clean_up), rounds * 1000)
 
 
 @case("append_fsync_20p", goal=0.5, base="sequential 1 MiB writes + fdatasync of the same bytes")

@@ -1,7 +1,7 @@
 """How a figure is taken: base and ours in the same rounds, the median of the rounds' ratios.
 
 Invariants:
-    1. Every round runs the base once and ours once, in alternating order, so that what else the machine does falls on both.
+    1. Every round runs the base once and ours once, in alternating order: what else the machine does falls on both.
     2. Preparing (opening stores, making values) and cleaning up are off the clock; the garbage collector is off on it.
     3. A row that cannot run yields ratio 0 and says why: never a missing row, never a remembered figure.
 
@@ -62,8 +62,8 @@ class Comparison:
 
 @dataclass(slots=True)
 class Row:
-    """One line of the report. ratio: median of the rounds; spread: lowest and highest round; rate_per_s and ns_per_msg are
-    ours, from the median time."""
+    """One line of the report. ratio: median of the rounds; spread: lowest and highest round; rate_per_s and ns_per_msg
+    are ours, from the median time."""
 
     name: str
     ratio: float
@@ -98,7 +98,9 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(name: str, *, goal: float, base: str) -> Callable[[Callable[[Path], Comparison | Row]], Callable[[Path], Comparison | Row]]:
+def case(
+    name: str, *, goal: float, base: str
+) -> Callable[[Callable[[Path], Comparison | Row]], Callable[[Path], Comparison | Row]]:
     """Register a case under its name; its docstring is the sketch: what binds, and what ratio to expect."""
 
     def register(build: Callable[[Path], Comparison | Row]) -> Callable[[Path], Comparison | Row]:

@@ -93,7 +93,7 @@ def _snowflakes(count: int, per_ms: int = 60) -> Any:
 @case("dedup_batch", goal=12.0, base="Python set, test then add")
 def dedup_batch(directory: Path) -> Comparison:
     """Test and set of Snowflake ids, 1,000 a call: a bit each in a bitmap of the time they carry."""
-    from mqcore._native.dedup import DedupIndex
+    from mqcore._native.dedup import Dedup
 
     count = 300_000
     array = _snowflakes(count)
@@ -104,7 +104,7 @@ def dedup_batch(directory: Path) -> Comparison:
         for chunk in chunks:
             index.test_and_set_many(chunk)
 
-    return Comparison(_python_set(ids), Side(run, DedupIndex), count)
+    return Comparison(_python_set(ids), Side(run, Dedup), count)
 
 
 def _python_set(ids: list[int]) -> Side:
@@ -121,7 +121,7 @@ def _python_set(ids: list[int]) -> Side:
 @case("dedup_single", goal=3.0, base="Python set, test then add")
 def dedup_single(directory: Path) -> Comparison:
     """One call an id."""
-    from mqcore._native.dedup import DedupIndex
+    from mqcore._native.dedup import Dedup
 
     ids = _snowflakes(300_000).tolist()
 
@@ -130,13 +130,13 @@ def dedup_single(directory: Path) -> Comparison:
         for each in ids:
             test_and_set(each)
 
-    return Comparison(_python_set(ids), Side(run, DedupIndex), len(ids))
+    return Comparison(_python_set(ids), Side(run, Dedup), len(ids))
 
 
 def _bytes_row(name: str, goal_times: float, base: str, *, closed: bool) -> Row:
     from pyroaring import BitMap64
 
-    from mqcore._native.dedup import DedupIndex
+    from mqcore._native.dedup import Dedup
 
     rng, count = random.Random(7), 500_000
     ids = _snowflakes(count)
@@ -144,12 +144,12 @@ def _bytes_row(name: str, goal_times: float, base: str, *, closed: bool) -> Row:
     import numpy as np
 
     kept = np.array(keep, dtype=np.uint64)
-    theirs, index = BitMap64(keep), DedupIndex()
-    index.test_and_set_many(kept)
+    theirs, index = BitMap64(keep), Dedup()
+    index.test_and_set_many(kept)  # type: ignore[arg-type]
     if closed:
         theirs.run_optimize()
-        index.close_buckets()
-    ours, peer = index.bytes_used() / len(keep), len(theirs.serialize()) / len(keep)
+        index.pack()
+    ours, peer = index.bytes_used / len(keep), len(theirs.serialize()) / len(keep)
     return Row(name, peer / ours, 1 / goal_times, base, extra={"bytes_per_id": ours, "base_bytes_per_id": peer})
 
 

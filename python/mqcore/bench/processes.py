@@ -54,8 +54,8 @@ def _python(code: str, *arguments: object) -> str:
 
 @case("recover", goal=0.5, base="CRC32C alone (awscrt) of the segment's bytes")
 def recover(directory: Path, total_bytes: int = 1 << 30) -> Comparison:
-    """Open after kill -9 with 1 GB in one segment, cached: every header and checksum, indexes rebuilt; then killed again,
-    so that each round finds an unclean store."""
+    """Open after kill -9 with 1 GB in one segment, cached: every header and checksum, indexes rebuilt; then killed
+    again, so that each round finds an unclean store."""
     from awscrt import checksums
 
     path = fresh(directory, "killed")
@@ -156,9 +156,17 @@ def _latency_row(directory: Path, name: str, share: float, goal: float) -> Row:
         ours.append(_percentile(_followed(directory, 1000), share))
     rtt, took = statistics.median(base), statistics.median(ours)
     return Row(
-        name, rtt / took, goal, "loopback round trip of 100 B, median", rate_per_s=1e9 / took, ns_per_msg=took,
-        base_ns_per_msg=rtt, spread=(min(b / o for b, o in zip(base, ours, strict=True)),
-                                     max(b / o for b, o in zip(base, ours, strict=True))),
+        name,
+        rtt / took,
+        goal,
+        "loopback round trip of 100 B, median",
+        rate_per_s=1e9 / took,
+        ns_per_msg=took,
+        base_ns_per_msg=rtt,
+        spread=(
+            min(b / o for b, o in zip(base, ours, strict=True)),
+            max(b / o for b, o in zip(base, ours, strict=True)),
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mqcore.bench.harness import Comparison, Side, case
-from mqcore.bench.material import COUNT, TOPIC, VALUE_BYTES, filled_store, fresh, values
+from mqcore.bench.material import COUNT, TOPIC, VALUE_BYTES, filled_store, values
 
 UNPACK = "struct.iter_unpack of the values, back to back"
 READ_COUNT = 5 * COUNT
@@ -33,8 +33,8 @@ def _batches(store: Any) -> Any:
 
 @case("read_numpy", goal=0.24, base="CRC32C alone (awscrt) of the mapped segment")
 def read_numpy(directory: Path) -> Comparison:
-    """Batches as arrays of offsets, timestamps, starts and lengths over the mapped segment: each byte is touched once by
-    the checksum, each record header once more."""
+    """Batches as arrays of offsets, timestamps, starts and lengths over the mapped segment: each byte is touched once
+    by the checksum, each record header once more."""
     from awscrt import checksums
 
     store, _ = _filled(directory)
@@ -48,8 +48,7 @@ def read_numpy(directory: Path) -> Comparison:
 
     def run(_: Any) -> None:
         for batch in _batches(store):
-            batch.offsets, batch.timestamps
-            batch.values.to_numpy()
+            _columns = batch.offsets, batch.timestamps, batch.values.to_numpy()
 
     return Comparison(Side(base), Side(run), READ_COUNT)
 
@@ -85,6 +84,6 @@ def read_records(directory: Path) -> Comparison:
     def run(_: Any) -> None:
         for batch in _batches(store):
             for record in batch.records():
-                record.value
+                _value = record.value
 
     return Comparison(Side(base), Side(run), READ_COUNT)
