@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mqcore._native.batch import check, scan
-from mqcore.errors import MQError
+from mqcore import codecs
+from mqcore._native.batch import Columns, check, decode, inflated_header, scan
+from mqcore.errors import CorruptBatchError, MQError
 
 PIECE_BYTES = 4 << 20
 BATCH_BYTES_MAX = 256 << 20  # the core's own bound
@@ -129,20 +130,29 @@ class SegmentChecker:
         epoch_of: Callable[[int], int] | None = None,
         on_rows: Callable[[Any], None] | None = None,
         on_bytes: Callable[[memoryview, int], None] | None = None,
+        inflate: bool = False,
     ) -> None:
         """size: bytes to check, -1 all. allow_gaps: a compacted segment. below: the next segment's base offset.
 
         epoch_of: leader epoch that the epoch file gives an offset. on_rows: called with each run of good batches
-        (rows of `scan`, positions in the file). on_bytes: with (piece, position), every byte once, in order.
+        (rows of `scan`, positions in the file). on_bytes: with (piece, position), every byte once, in order. inflate:
+        look at the records of compressed batches too.
         """
         self._file, self._gaps, self._below = file, allow_gaps, below
         self._size = file.size if size < 0 else min(size, file.size)
         self._epoch_of, self._on_rows, self._on_bytes = epoch_of, on_rows, on_bytes
+        self._inflate = inflate
         self._told = 0  # how far on_bytes has come
         self.found = SegmentCheck(base_offset, size=self._size, next_offset=base_offset)
 
     def run(self) -> SegmentCheck:
         """Check the whole range and return what was found."""
+        for _ in self.steps():
+            pass
+        return self.found
+
+    def steps(self) -> Iterator[None]:
+        """Check the whole range, piece by piece: `found` grows between two steps."""
         position, want = 0, PIECE_BYTES
         while position < self._size:
             piece = self._piece(position, want)
@@ -150,6 +160,7 @@ class SegmentChecker:
             taken, problem = self._take(piece, position)
             position += taken
             if problem is None:
+                yield
                 continue
             left = piece[taken:]
             need = _size_of(left)
@@ -158,10 +169,11 @@ class SegmentChecker:
                 want = max(need, PIECE_BYTES)
                 continue
             position = self._resume(position, need, problem)
+            yield
         self._tell(self._size)
         if self._size < self.found.size:
             self._bad(self._size, self.found.size, -1, "the file became shorter while it was read")
-        return self.found
+        yield
 
     # -- pieces -----------------------------------------------------------------------------------------------------
 
@@ -196,7 +208,19 @@ class SegmentChecker:
 
     def _walk(self, piece: bytearray, rows: Any) -> int:
         """Return how many of the batches, from the first on, hold records that walk."""
-        self.found.unwalked += int(np.count_nonzero(rows["attributes"] & _CODEC))
+        compressed = np.flatnonzero(rows["attributes"] & _CODEC)
+        if not self._inflate:
+            self.found.unwalked += len(compressed)
+            compressed = compressed[:0]
+        for i in compressed:
+            at, size = int(rows[i]["position"]), int(rows[i]["size"])
+            try:
+                columns_of(memoryview(piece)[at : at + size])
+            except MQError:
+                rows = rows[:i]
+                break
+        if len(rows) == 0:
+            return 0
         end = int(rows[-1]["position"] + rows[-1]["size"])
         try:
             check(piece, 0, end, max_batch_bytes=BATCH_BYTES_MAX, walk=True)
@@ -363,6 +387,19 @@ class SegmentChecker:
             chain, last = chain + 1, int(row["last_offset"])
         ends = problem is None or (len(rows) == chain and problem.status == "MQ_ETRUNCATED")
         return base if chain >= _CHAIN or (ends and chain == len(rows)) else -1
+
+
+def columns_of(batch: memoryview | bytes) -> Columns:
+    """Return the records of one whole batch, inflated if need be; none of a control batch. Raises MQError."""
+    codec = int.from_bytes(batch[21:23], "big") & _CODEC
+    if not codec:
+        return decode(batch)[0]
+    body = codecs.decompress(codec, batch[_HEADER:], limit=BATCH_BYTES_MAX)
+    whole = inflated_header(batch, 0, len(body)) + bytes(body)
+    columns, end = decode(whole, check_crc=False)
+    if end != len(whole):
+        raise CorruptBatchError("the inflated records do not fill the batch", position=end)
+    return columns
 
 
 def _one_bit(a: int, b: int) -> bool:
