@@ -25,6 +25,7 @@ from mqcore.types import Durability
 if TYPE_CHECKING:
     from mqcore.client.consumer import Consumer
     from mqcore.client.producer import Producer
+    from mqcore.log.adopt import Adopted
 
 
 Child = TypeVar("Child")
@@ -123,6 +124,15 @@ class Store:
         """Remove the records below the given offset of each partition. OffsetOutOfRangeError: past the end."""
         for number, offset in offsets.items():
             self.log.partition(topic, number).delete_before(offset)
+
+    def adopt(self, directory: str, topic: str | None = None, partition: int | None = None) -> Adopted:
+        """Take in a copy of a partition directory that Apache Kafka (stopped) wrote; offsets stay. Durable on return.
+
+        topic, partition: their names here; by default those in the directory's name. A topic that is made for it
+        keeps its records for ever until `alter_topic` says otherwise.
+        Raises StoreFormatError, UnsupportedFormatError, CorruptBatchError, TopicExistsError, StorageError.
+        """
+        return self.log.adopt(directory, topic, partition)
 
     # -- clients ----------------------------------------------------------------------------------------------------
 

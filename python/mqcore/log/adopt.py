@@ -10,7 +10,8 @@ Invariants:
     4. Indexes are rebuilt, never taken over (R4).
 
 The topic id: a topic that is made for this keeps the id in the directory's `partition.metadata`, unless that id is
-taken; a topic that is there keeps its own, and the directory gets that one. Settings are not in the directory.
+taken; a topic that is there keeps its own, and the directory gets that one. Settings are not in the directory: a topic
+made here keeps its records for ever (retention.ms=-1), or the first pass of retention could take what was adopted.
 Kafka must be stopped: a segment that is being written is taken as torn. Not taken over: producer state snapshots.
 """
 
@@ -39,7 +40,7 @@ from mqcore.log.index_check import check_txn_index, read_index
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.removal import remove_tree
 from mqcore.log.repair import empty_batches
-from mqcore.log.segment_check import BATCH_BYTES_MAX, BadRange, Bytes, SegmentCheck, SegmentChecker
+from mqcore.log.segment_check import BATCH_BYTES_MAX, NO_BOUND, BadRange, Bytes, SegmentCheck, SegmentChecker
 
 if TYPE_CHECKING:
     from mqcore._native.io import Io
@@ -156,8 +157,8 @@ def _check_segment(path: str, base: int, following: int | None, notes: list[str]
 
     try:
         with Bytes(path) as file:
-            below = {"below": following} if following is not None else {}
-            found = SegmentChecker(file, base, allow_gaps=True, on_rows=rows, inflate=True, **below).run()
+            below = following if following is not None else NO_BOUND
+            found = SegmentChecker(file, base, below=below, allow_gaps=True, on_rows=rows, inflate=True).run()
             size = found.size
             for bad in found.bad:
                 size = _judge(file, bad, following is None, path, notes)
@@ -173,7 +174,7 @@ def _check_segment(path: str, base: int, following: int | None, notes: list[str]
 
 def _judge(file: Bytes, bad: BadRange, last: bool, path: str, notes: list[str]) -> int:
     """Return where the data ends if a bad range is only what a stop in the middle of a write leaves; raise if not."""
-    magic = file.read(bad.position + 16, 1)
+    magic = bytes(file.read(bad.position + 16, 1))
     if magic in (b"\0", b"\1") and bad.what != "only zeros follow":
         raise UnsupportedFormatError(
             "message format 0 or 1", hint="Kafka 3 converts it when it is read and written anew", path=path
@@ -210,7 +211,7 @@ def _topic_for(store: LogStore, name: str, number: int, topic_id: uuid.UUID | No
         taken = topic_id is not None and (
             store.registry.find(topic_id) is not None or topic_id in store.registry.deleted()
         )
-        return store.registry.create(name, number + 1, topic_id=None if taken else topic_id)
+        return store.registry.create(name, number + 1, {"retention.ms": -1}, topic_id=None if taken else topic_id)
     info = store.topic(name)
     return info if number < info.partitions else store.add_partitions(name, number + 1)
 
@@ -230,8 +231,9 @@ def _stage(store: LogStore, directory: str, sources: list[_Source], name: str, n
         if source.gaps:
             missing = sum(end - start for _, start, end in source.gaps)
             notes.append(f"{os.path.basename(source.path)}: {missing} offsets are empty, as compaction left them")
-        _copy_txn_index(io, source, staged)
         recover(io, staged, source.base_offset, max_batch_bytes=BATCH_BYTES_MAX, allow_gaps=False)
+        # After it: a segment alone does not tell where a transaction began that its marker ends.
+        _copy_txn_index(io, source, staged)
     _write_epochs(io, directory, staged, sources)
     io.sync_dir(staged)
     return staged

@@ -42,6 +42,7 @@ from mqcore.log.topics import METADATA_TOPIC, TopicInfo, TopicRegistry
 from mqcore.types import Durability
 
 if TYPE_CHECKING:
+    from mqcore.log.adopt import Adopted
     from mqcore.log.group_commit import DurableTarget, GroupCommit
     from mqcore.log.lock import StoreLock
     from mqcore.log.marks import Marks
@@ -208,6 +209,14 @@ class LogStore:
             for number in range(info.partitions):
                 self._condemn(info, number)
         self._maintenance.hurry()
+
+    def adopt(self, directory: str, topic: str | None = None, partition: int | None = None) -> Adopted:
+        """Take in a partition directory that Apache Kafka wrote: see mqcore.log.adopt."""
+        from mqcore.log.adopt import adopt
+
+        self.check_writable()
+        with self._lock:
+            return adopt(self, directory, topic, partition)
 
     def _condemn(self, info: TopicInfo, number: int) -> None:
         """Take a partition of a deleted topic out of use; the tombstone is durable."""

@@ -212,12 +212,12 @@ class SegmentChecker:
         if not self._inflate:
             self.found.unwalked += len(compressed)
             compressed = compressed[:0]
-        for i in compressed:
-            at, size = int(rows[i]["position"]), int(rows[i]["size"])
+        for number in compressed:
+            at, size = int(rows[number]["position"]), int(rows[number]["size"])
             try:
                 columns_of(memoryview(piece)[at : at + size])
             except MQError:
-                rows = rows[:i]
+                rows = rows[:number]
                 break
         if len(rows) == 0:
             return 0
@@ -226,9 +226,9 @@ class SegmentChecker:
             check(piece, 0, end, max_batch_bytes=BATCH_BYTES_MAX, walk=True)
             return len(rows)
         except MQError as error:
-            at = error.where.get("position")
+            place = error.where.get("position")
             starts = rows["position"]
-            return int(np.searchsorted(starts, at, side="right")) - 1 if isinstance(at, int) else 0
+            return int(np.searchsorted(starts, place, side="right")) - 1 if isinstance(place, int) else 0
 
     # -- offsets ----------------------------------------------------------------------------------------------------
 
@@ -303,10 +303,10 @@ class SegmentChecker:
                 if epoch != right and right >= 0:
                     at = position + int(rows["position"][i])
                     found.misnumbered.append(Misnumbered(at, base, epoch, base, right))
-        for i in np.flatnonzero(np.diff(epochs, prepend=epochs.dtype.type(found.last_epoch)) > 0):
-            if int(epochs[i]) > found.last_epoch:
-                found.last_epoch = int(epochs[i])
-                found.epoch_starts.append((found.last_epoch, int(rows["base_offset"][i])))
+        for rise in np.flatnonzero(np.diff(epochs, prepend=epochs.dtype.type(found.last_epoch)) > 0):
+            if int(epochs[rise]) > found.last_epoch:
+                found.last_epoch = int(epochs[rise])
+                found.epoch_starts.append((found.last_epoch, int(rows["base_offset"][rise])))
 
     # -- after damage -----------------------------------------------------------------------------------------------
 
