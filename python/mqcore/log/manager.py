@@ -410,9 +410,9 @@ class LogStore:
         logs = self.partitions.logs()
         changed = [log for log in logs if log.written or log in self._to_seal]
         if len(changed) > SYNC_EACH_MAX:
-            self.io.sync_filesystem(self.path)  # one for all; what follows finds little left to sync
+            self.io.sync_filesystem(self.path)  # one for all
         for log in changed:
-            log.flush()
+            log.flush(synced=len(changed) > SYNC_EACH_MAX)
         for log in logs:
             log.close(write_indexes=True)
         self.io.sync_filesystem(self.path)  # the indexes

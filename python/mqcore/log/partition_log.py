@@ -287,8 +287,11 @@ class PartitionLog:
                 sealed += 1
         return sealed
 
-    def flush(self) -> int:
-        """Sync everything that is written; the offset below which all is durable now. Runs beside appends."""
+    def flush(self, *, synced: bool = False) -> int:
+        """Sync everything that is written; the offset below which all is durable now. Runs beside appends.
+
+        synced: nobody appends any more, and the caller synced the whole file system since: only seals are left.
+        """
         entries = self._segments.entries
         self.seal_rolled()
         if not entries:
@@ -296,10 +299,11 @@ class PartitionLog:
         active = entries[-1]
         # What is appended after this line may or may not be covered: only what came before is claimed.
         target = active.next_offset
-        if active.is_open and not active.sealed:
-            self.host.open_segments.touch(active.segment())
-            active.segment().flush()
-        self._dir.sync()
+        if not synced:
+            if active.is_open and not active.sealed:
+                self.host.open_segments.touch(active.segment())
+                active.segment().flush()
+            self._dir.sync()
         self.recovery_point = max(self.recovery_point, target)
         return self.recovery_point
 
