@@ -60,9 +60,10 @@ cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept
 
 cdef enum:
-    BLOCK = 512  # list items whose pointers are gathered at once
+    BLOCK = 256  # list items whose pointers are gathered at once
     LEASE_BYTES = 64 << 10  # below, filling takes a few microseconds: not worth giving the GIL away
-    POOLED = 4  # free chunk buffers that an accumulator keeps
+    POOLED = 32  # free chunk buffers that an accumulator keeps
+    CACHED = 8 << 20  # bytes of all open chunks: more of them are smaller, so that the next record's place is in cache
     SMALLEST = 16 << 10  # chunk, where many partitions share buffer_bytes
 
 
@@ -76,6 +77,7 @@ cdef class Accumulator:
     cdef bint immediate
     cdef public bint closed, armed
     cdef uint8_t *pool[POOLED]
+    cdef size_t pool_sizes[POOLED]
     cdef size_t pooled
 
     def __init__(self, *, size_t batch_bytes, size_t chunk_bytes, size_t buffer_bytes, bint immediate=False,
@@ -96,8 +98,8 @@ cdef class Accumulator:
         self.buffered -= chunk.c.capacity
         if chunk.exports > 0:
             return  # a view of it lives: the buffer goes with the chunk
-        if chunk.c.capacity == self.chunk_bytes and self.pooled < POOLED and not self.closed:
-            self.pool[self.pooled] = chunk.c.bytes
+        if self.pooled < POOLED and not self.closed and chunk.c.capacity <= self.chunk_bytes:
+            self.pool[self.pooled], self.pool_sizes[self.pooled] = chunk.c.bytes, chunk.c.capacity
             self.pooled += 1
         else:
             free(chunk.c.bytes)
@@ -195,13 +197,37 @@ cdef class Accumulator:
             self.open_chunk(t, sink, need)
         return 0
 
+    cdef size_t usual_capacity(self) noexcept:
+        """Of the next chunk: chunk_bytes, or a power of two where many are open or buffers run out."""
+        cdef size_t room = CACHED // (<size_t>len(self.open_sinks) + 1), left = 0, capacity = SMALLEST
+        if self.buffered < self.buffer_bytes:
+            left = (self.buffer_bytes - self.buffered) // 4
+        room = min(self.chunk_bytes, max(room, 2 * self.batch_bytes), max(left, <size_t>SMALLEST))
+        if room == self.chunk_bytes:
+            return room
+        while 2 * capacity <= room:
+            capacity *= 2
+        return capacity
+
+    cdef uint8_t *pages(self, size_t capacity) noexcept:
+        """A buffer: a free one of that size (the last to come back is the warmest), or a new one."""
+        cdef size_t i = self.pooled
+        cdef uint8_t *bytes
+        while i > 0:
+            i -= 1
+            if self.pool_sizes[i] == capacity:
+                bytes = self.pool[i]
+                self.pooled -= 1
+                self.pool[i], self.pool_sizes[i] = self.pool[self.pooled], self.pool_sizes[self.pooled]
+                return bytes
+        if self.pooled == POOLED:  # none fits, so what is kept is of sizes that are not asked for
+            self.pooled -= 1
+            free(self.pool[self.pooled])
+        return <uint8_t *>mq_pages(capacity)
+
     cdef int open_chunk(self, Topic t, Sink sink, size_t need) except -1:
         cdef Chunk chunk = Chunk.__new__(Chunk)
-        cdef size_t capacity
-        capacity = 0
-        if self.buffered < self.buffer_bytes:  # a quarter of what is left: with many partitions, smaller chunks
-            capacity = (self.buffer_bytes - self.buffered) // 4
-        capacity = max(need, min(self.chunk_bytes, max(capacity, <size_t>SMALLEST)))
+        cdef size_t capacity = max(need, self.usual_capacity())
         while self.buffered + capacity > self.buffer_bytes and self.buffered > 0:
             self._make_room()
         chunk.opened_at = monotonic()
@@ -210,13 +236,9 @@ cdef class Accumulator:
             raise StoreClosedError("the producer is closed")
         if sink.chunk is not None or sink.leased:
             return 0
-        if capacity == self.chunk_bytes and self.pooled > 0:
-            self.pooled -= 1
-            chunk.c.bytes = self.pool[self.pooled]
-        else:
-            chunk.c.bytes = <uint8_t *>mq_pages(capacity)
-            if chunk.c.bytes == NULL:
-                raise MemoryError(f"no memory for a chunk of {capacity} bytes")
+        chunk.c.bytes = self.pages(capacity)
+        if chunk.c.bytes == NULL:
+            raise MemoryError(f"no memory for a chunk of {capacity} bytes")
         mq_chunk_init(&chunk.c, chunk.c.bytes, capacity, self.batch_bytes, t.batch_max)
         chunk.codec, chunk.level, chunk.c.seal_later = t.codec, t.level, t.codec != 0
         chunk.sink, chunk.owner, sink.chunk = sink, self, chunk

@@ -159,16 +159,22 @@ class Producer(Dispatcher):
         Raises as send does; `where["sent"]` of the error says how many records before the refused one were sent.
         """
         target = self.find(topic)
+        spans: list[tuple[Any, int, int]] = []
+        if keys is None and timestamps is None and headers is None and partition is None and type(values) is list:
+            self.fill(target, Column(values), None, None, self.now(), -1, spans)  # nothing to prepare
+            return self._sent(topic, spans)
         place = -1 if partition is None else _checked(target, partition)
         if headers is not None or (keys is not None and partition is None and self._partitioner is not None):
             return self._send_each(topic, values, keys, timestamps, headers, partition)
         times, now = None, self.now()
         if timestamps is not None:
             times, now = _times(target, timestamps, now)
-        spans: list[tuple[Any, int, int]] = []
         for piece, piece_keys, piece_times in _pieces(values, keys, times):
             column = None if piece_keys is None else Column(piece_keys)
             self.fill(target, Column(piece), column, piece_times, now, place, spans)
+        return self._sent(topic, spans)
+
+    def _sent(self, topic: str, spans: list[tuple[Any, int, int]]) -> BulkDelivery:
         if self._linger_s == 0:
             for sink in {span[0].sink for span in spans}:
                 self._hand_off(sink)
