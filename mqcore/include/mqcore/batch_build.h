@@ -24,8 +24,8 @@ typedef struct mq_chunk {
     size_t capacity;
     size_t size;
     size_t batch_start;
-    size_t batch_bytes;    /* a batch that holds more than one record is at most this large, header included */
-    size_t batch_max;      /* no batch is larger (max.message.bytes) */
+    size_t batch_bytes;     /* a batch that holds more than one record is at most this large, header included */
+    size_t batch_max;       /* no batch is larger (max.message.bytes) */
     int64_t base_timestamp; /* of the open batch: its first record's; ms */
     int64_t max_timestamp;
     int32_t batch_records; /* in the open batch */
