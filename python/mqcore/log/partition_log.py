@@ -77,6 +77,8 @@ class PartitionLog:
         self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
         self._lock = threading.Lock()
+        # One seals at a time (maintenance, checkpoints, an appender whose seals are behind). After _lock, never before.
+        self._seal_lock = threading.Lock()
         self._state_lock = threading.Lock()
 
     @property
@@ -276,15 +278,16 @@ class PartitionLog:
         """Seal the segments that were rolled: sync, trim, final index entries. How many there were. Runs beside
         appends and reads. Raises StorageError; the segment is final then (R2)."""
         sealed = 0
-        for entry in self._segments.entries[:-1]:
-            if not entry.sealed and entry.damage is None:
-                segment = entry.segment()
-                self.host.open_segments.touch(segment)
-                segment.seal()
-                entry.sealed = True
-                self.host.open_segments.forget(segment)
-                segment.release_fd()
-                sealed += 1
+        with self._seal_lock:
+            for entry in self._segments.entries[:-1]:
+                if not entry.sealed and entry.damage is None:
+                    segment = entry.segment()
+                    self.host.open_segments.touch(segment)
+                    segment.seal()
+                    entry.sealed = True
+                    self.host.open_segments.forget(segment)
+                    segment.release_fd()
+                    sealed += 1
         return sealed
 
     def flush(self, *, synced: bool = False) -> int:
