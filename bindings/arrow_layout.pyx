@@ -16,6 +16,7 @@ from core_batch cimport MQ_ARROW_VIEW, mq_arrow_gather, mq_arrow_size, mq_arrow_
 
 @cython.internal
 @cython.final
+@cython.no_gc  # the collector would clear a view's obj without releasing the buffer
 cdef class Ranges:
     """The three buffers of a column, held and checked."""
 

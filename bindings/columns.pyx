@@ -56,8 +56,10 @@ cdef Block new_block(Py_ssize_t size):
     return block
 
 
+# no_gc: the collector would clear view.obj without releasing the buffer. No cycle passes through here.
 @cython.final
 @cython.internal
+@cython.no_gc
 cdef class Run:
     """What several windows (Columns) share: the source buffer, the decoded block, the batches it came from."""
 

@@ -195,6 +195,15 @@ def test_views_keep_the_source_alive() -> None:
     assert offsets.tolist() == list(range(12))
 
 
+def test_the_collector_releases_the_source() -> None:
+    source = bytearray(three_batches()[0])
+    cycle: list[object] = [decode(source)[0]]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    source.append(0)  # BufferError: the collector let go of the source without releasing it
+
+
 def test_markers_aborted_data_and_empty_batches_are_passed_over() -> None:
     data = encode([Plain(b"a")], 0, attributes=TRANSACTIONAL, producer_id=5)
     data += encode([Plain(b"b")], 1, attributes=TRANSACTIONAL, producer_id=6)
