@@ -54,6 +54,7 @@ cdef class _Progress:
     cdef bint discarded
 
 
+@cython.no_gc_clear  # the collector would clear the view's obj without releasing the buffer
 cdef class Submission:
     """Batches of one append on their way to the disk; holds their buffer until they are durable."""
 

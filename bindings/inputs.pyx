@@ -16,6 +16,7 @@ import sysconfig
 cdef bint FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
+@cython.no_gc_clear  # the collector would clear the view's obj without releasing the buffer
 @cython.final
 cdef class Column:
     """The cells of one argument of send_many."""
