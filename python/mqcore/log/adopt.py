@@ -226,14 +226,22 @@ def _stage(store: LogStore, directory: str, sources: list[_Source], name: str, n
     if layout.require_kind(staged, "dir"):
         remove_tree(io, staged)
     io.mkdir(staged)
+    open_transactions: dict[int, int] = {}
     for source in sources:
         _copy(io, source, os.path.join(staged, layout.segment_name(source.base_offset)))
         if source.gaps:
             missing = sum(end - start for _, start, end in source.gaps)
             notes.append(f"{os.path.basename(source.path)}: {missing} offsets are empty, as compaction left them")
-        recover(io, staged, source.base_offset, max_batch_bytes=BATCH_BYTES_MAX, allow_gaps=False)
-        # After it: a segment alone does not tell where a transaction began that its marker ends.
+        # Rebuilt from markers; the source's own entries only tell of transactions that began before its first segment.
         _copy_txn_index(io, source, staged)
+        open_transactions = recover(
+            io,
+            staged,
+            source.base_offset,
+            max_batch_bytes=BATCH_BYTES_MAX,
+            allow_gaps=False,
+            open_transactions=open_transactions,
+        ).open_transactions
     _write_epochs(io, directory, staged, sources)
     io.sync_dir(staged)
     return staged

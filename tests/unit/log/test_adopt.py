@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from mqcore.log.reader import PartitionReader
 from mqcore.log.removal import remove_tree
 from mqcore.log.verify import verify
 from mqcore.types import Durability
-from tests.support.batches import Plain, encode
+from tests.support.batches import TRANSACTIONAL, Plain, encode, marker
 from tests.unit.log.test_verify import snapshot
 
 TOPIC_ID = uuid.UUID("11111111-2222-4333-8444-555555555555")
@@ -224,10 +223,18 @@ def test_an_unreadable_source_is_an_error(store: LogStore, tmp_path: Path) -> No
         store.adopt(str(source))
 
 
-def test_the_transaction_index_comes_along(store: LogStore, tmp_path: Path) -> None:
-    source = kafka_directory(tmp_path / "t-0", {0: [[0, 1, 2]]})
-    entry = struct.pack(">hqqqq", 0, 77, 0, 1, 2)
-    (source / layout.segment_name(0, layout.TXN_INDEX)).write_bytes(entry)
+def test_aborted_transactions_are_known_without_kafkas_index(store: LogStore, tmp_path: Path) -> None:
+    """One that began in the segment before its marker's too; read_committed leaves their records out."""
+    source = kafka_directory(tmp_path / "t-0", {0: [[0]], 3: [[5]]})
+    first = encode([record(1)], 1, attributes=TRANSACTIONAL, producer_id=77)
+    second = encode([record(2)], 2, attributes=TRANSACTIONAL, producer_id=78)
+    with open(source / layout.segment_name(0), "ab") as file:
+        file.write(first + second)
+    after = (source / layout.segment_name(3)).read_bytes()
+    markers = marker(3, 77, commit=False) + marker(4, 78, commit=True)
+    (source / layout.segment_name(3)).write_bytes(markers + after)
     store.adopt(str(source))
-    (segment,) = store.partition("t", 0).segments_snapshot()
-    assert segment.aborted(0, 3) == [(77, 0, 1, 2)]
+    assert store.partition("t", 0).aborted(0, 6) == [(77, 1, 3, 2)]
+    assert read(store, "t") == [0, 2, 5]
+    store.close()
+    assert verify(store.path).ok
