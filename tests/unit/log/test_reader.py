@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mqcore._native.batch import assign
 from mqcore.errors import CorruptBatchError, OffsetOutOfRangeError
 from mqcore.log import reader as reader_module
 from mqcore.log.reader import PartitionReader, first_at_or_after
@@ -174,3 +175,23 @@ def test_first_at_or_after_takes_offset_order() -> None:
     assert first_at_or_after(log, 0, 101) == first_at_or_after(log, 0, 300) == (2, 300)
     assert first_at_or_after(log, 4, 101) == (4, 200)
     assert first_at_or_after(log, 0, 301) is None
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_batches_of_another_encoder(codec: int) -> None:
+    default_records = pytest.importorskip("aiokafka.record.default_records")
+    rows = [
+        (b"k%d" % i if i % 3 else None, b"v" * i if i % 5 else None, [("h", b"x"), ("n", None)][: i % 3])
+        for i in range(300)
+    ]
+    log = FakeLog()
+    for base in (0, 100, 200):
+        builder = default_records.DefaultRecordBatchBuilder(2, codec, 0, -1, -1, -1, 1 << 20)
+        for i, (key, value, headers) in enumerate(rows[base : base + 100]):
+            assert builder.append(i, timestamp=1000 + base + i, key=key, value=value, headers=headers) is not None
+        data = bytearray(builder.build())
+        assign(data, base, 0)
+        log.add(bytes(data))
+    found = read_all(PartitionReader(log))
+    assert [(r.key, r.value, list(r.headers)) for r in found] == rows
+    assert [r.timestamp for r in found] == list(range(1000, 1300))
