@@ -23,6 +23,7 @@ from mqcore.errors import (
     UnknownTopicError,
 )
 from mqcore.log import layout
+from mqcore.log.aborted import Aborted, AbortedTransactions
 from mqcore.log.admission import Chunk, check_timestamps, survey
 from mqcore.log.checkpoints import Damage, SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
@@ -80,6 +81,7 @@ class PartitionLog:
         # One seals at a time (maintenance, checkpoints, an appender whose seals are behind). After _lock, never before.
         self._seal_lock = threading.Lock()
         self._state_lock = threading.Lock()
+        self._aborted = AbortedTransactions(self.directory, host.clock)
 
     @property
     def on_disk(self) -> bool:
@@ -401,6 +403,10 @@ class PartitionLog:
             if found is not None:
                 return found
         return None
+
+    def aborted(self, from_offset: int, to_offset: int) -> list[Aborted]:
+        """The aborted transactions that overlap [from_offset, to_offset): what read_committed leaves out."""
+        return self._aborted.overlapping(self._segments.entries, from_offset, to_offset)
 
     # -- removal ----------------------------------------------------------------------------------------------------
 
