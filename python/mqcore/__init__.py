@@ -6,11 +6,14 @@ with store.producer() as producer:
     producer.send("payments", b"42.00", key=b"acct-7").result()
 """
 
+from typing import Any as _Any
+
 from mqcore import errors
 from mqcore._version import __version__
 from mqcore.client.embedded import Store
 from mqcore.client.open import memory, open
 from mqcore.errors import MQError
+from mqcore.ids import Snowflake
 from mqcore.types import Durability, IsolationLevel, RecordMetadata, TopicPartition
 
 __all__ = [
@@ -18,10 +21,21 @@ __all__ = [
     "IsolationLevel",
     "MQError",
     "RecordMetadata",
+    "Snowflake",
     "Store",
     "TopicPartition",
     "__version__",
+    "aio",
     "errors",
     "memory",
     "open",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """`mqcore.aio` is imported when it is first used: asyncio costs a third of the package's own import."""
+    if name == "aio":
+        from importlib import import_module
+
+        return import_module("mqcore.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
