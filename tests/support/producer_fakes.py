@@ -39,6 +39,7 @@ class FakeLog:
         self.gate.set()
         self.appending = 0
         self.on_append: Any = None
+        self.kicks = 0
 
     @property
     def high_watermark(self) -> int:
@@ -68,6 +69,9 @@ class FakeLog:
         if self.fail:
             raise self.fail.pop(0)
         self.durable = max(self.durable, next_offset)
+
+    def commit_soon(self) -> None:
+        self.kicks += 1
 
     def batches(self) -> list[Any]:
         found = [DefaultRecordBatch(raw) for chunk in self.chunks for raw in split(chunk)]

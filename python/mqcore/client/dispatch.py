@@ -44,6 +44,9 @@ class Log(Protocol):
     def wait_durable(self, next_offset: int, timeout_s: float | None = None) -> None:
         """Return once everything below next_offset is durable."""
 
+    def commit_soon(self) -> None:
+        """Have what was appended made durable though nobody waits for it; never blocks."""
+
 
 class Dispatcher(Accumulator):
     """An accumulator whose chunks reach their logs. `Producer` gives it topics and a face."""
@@ -285,6 +288,8 @@ class Dispatcher(Accumulator):
         self._settle()
         for chunk in [chunk for chunk in self._pending if chunk.callbacks]:
             self._bring_to_end(chunk)  # nobody waits for it, but somebody wants to hear of it
+        for log in {chunk.sink.log for chunk in self._pending if chunk.opened_at + self._linger_s <= now}:
+            log.commit_soon()  # nobody waits for them, but readers do: under fsync they see what is durable
         # Busy lately: look again, so that a send need not wake the thread for each chunk that it opens.
         self._quiet_ticks = 0 if self.open_sinks or self._busy else self._quiet_ticks + 1
         self._busy = False

@@ -180,6 +180,11 @@ class PartitionLog:
         if group is not None and self._offsets.high_watermark < next_offset:
             group.wait(self, next_offset, timeout_s)
 
+    def commit_soon(self) -> None:
+        """Have what was appended made durable by the store's flusher, though nobody waits for it; never blocks."""
+        if self._group is not None:
+            self._group.kick()
+
     def advance_durable(self, next_offset: int) -> None:
         """Everything below next_offset is durable now: readers may see it. Called by the commit round's leader."""
         self._advance(None, next_offset)

@@ -112,3 +112,14 @@ def test_a_waiting_consumer_wakes(tmp_path: Path) -> None:
         (batch,) = consumer.poll(30)
         assert batch.partition == 2
         timer.join()
+
+
+@pytest.mark.parametrize("linger_ms", [0, 5])
+def test_a_record_that_its_sender_does_not_wait_for_becomes_visible(tmp_path: Path, linger_ms: int) -> None:
+    with open_store(tmp_path / "s", durability="fsync") as store:
+        store.create_topic("t")
+        producer = store.producer(linger_ms=linger_ms)
+        delivery = producer.send("t", b"unwatched")
+        (batch,) = store.consumer("t").poll(timeout_s=30)
+        assert [record.value for record in batch.records()] == [b"unwatched"]
+        assert delivery.done()
