@@ -383,16 +383,6 @@ class PartitionLog:
         }
         return CorruptBatchError(error.what, hint=error.hint or "Run `mqcore log verify`", **where)
 
-    def aborted(self, from_offset: int, to_offset: int) -> list[tuple[int, int, int, int]]:
-        """Aborted transactions (producer id, first, last, last stable offset) that overlap from_offset .. to_offset - 1.
-
-        Their markers may lie in any later segment. read_committed leaves their records out.
-        """
-        found: list[tuple[int, int, int, int]] = []
-        for entry in self._segments.from_offset(from_offset):
-            found += entry.aborted(self.directory, from_offset, to_offset)
-        return found
-
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """(offset, timestamp) of the first visible record at or after timestamp_ms; None if there is none."""
         from mqcore.log.reader import first_at_or_after

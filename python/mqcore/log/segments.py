@@ -9,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mqcore.errors import InvariantError
-from mqcore.log import layout
 from mqcore.log.checkpoints import Damage, SegmentState
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ UNKNOWN = -2  # a timestamp that only the open segment can tell
 class SegmentEntry:
     """One segment: its numbers, and its native handle once somebody needed it."""
 
-    __slots__ = ("_lock", "_no_aborts", "_opener", "_segment", "_state", "compacted", "created_ms", "damage", "sealed")
+    __slots__ = ("_lock", "_opener", "_segment", "_state", "compacted", "created_ms", "damage", "sealed")
 
     def __init__(
         self,
@@ -48,7 +46,6 @@ class SegmentEntry:
         self.damage = damage  # what lies between this segment's valid end and the next segment
         self.created_ms = created_ms  # for time-based roll of records without timestamps
         self.compacted = False
-        self._no_aborts = False  # known, for good
         self._lock = threading.Lock()
 
     @property
@@ -89,16 +86,6 @@ class SegmentEntry:
                 if segment is None:
                     segment = self._segment = self._opener(self._state)
         return segment
-
-    def aborted(self, directory: str, from_offset: int, to_offset: int) -> list[tuple[int, int, int, int]]:
-        """Aborted transactions (producer id, first, last, last stable offset) whose marker lies in it and that overlap
-        the range. Opens the segment only where it has a .txnindex."""
-        if self._no_aborts:
-            return []
-        if not os.path.exists(os.path.join(directory, layout.segment_name(self.base_offset, layout.TXN_INDEX))):
-            self._no_aborts = self.sealed
-            return []
-        return self.segment().aborted(from_offset, to_offset)
 
     def state(self) -> SegmentState:
         """The numbers as they are now."""
