@@ -28,6 +28,7 @@ from mqcore.errors import FatalError, ForkedStoreError, TimeoutExceededError
 log = logging.getLogger("mqcore.producer")
 
 _QUIET_TICKS = 4
+_LOOK_S = 0.002  # how soon the thread looks at what was appended and not waited for, where linger_ms is shorter
 _FAILURES_KEPT = 1000  # chunks; of more than that, only the count
 
 
@@ -166,6 +167,9 @@ class Dispatcher(Accumulator):
             sink.owner = 0
             sink.lock.release()
         self._busy = True
+        if self._pending and not self.armed:
+            self.armed = True  # not durable yet, and perhaps nobody waits for it
+            self._linger.arm(self, max(self._linger_s, _LOOK_S))
         self._check_topic(sink.topic)
         self._settle()
         self._call_back()
@@ -293,8 +297,8 @@ class Dispatcher(Accumulator):
         # Busy lately: look again, so that a send need not wake the thread for each chunk that it opens.
         self._quiet_ticks = 0 if self.open_sinks or self._busy else self._quiet_ticks + 1
         self._busy = False
-        if again is None and (self._quiet_ticks < _QUIET_TICKS or not self.disarm()):
-            again = now + self._linger_s
+        if again is None and (self._pending or self._quiet_ticks < _QUIET_TICKS or not self.disarm()):
+            again = now + max(self._linger_s, _LOOK_S)
         return again
 
 
