@@ -86,7 +86,7 @@ cdef class Journal:
 
     def pressure(self):
         cdef mq_journal_stat stat = self._stat()
-        return stat.live_bytes * 2 > stat.capacity_bytes, stat.wants_file
+        return stat.live_bytes, stat.wants_file
 
     @property
     def failed(self):

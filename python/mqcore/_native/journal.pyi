@@ -29,8 +29,8 @@ class Journal:
     def stats(self) -> dict[str, int]:
         """The fields of mq_journal_stat: sequence, checkpointed, recorded, live_bytes, capacity_bytes, missing, files,
         missing_file, missing_position, failed."""
-    def pressure(self) -> tuple[bool, bool]:
-        """(more than half of the ring needs a checkpoint, another file is wanted soon)."""
+    def pressure(self) -> tuple[int, bool]:
+        """(bytes that a checkpoint would free, whether another file is wanted soon)."""
     def grow(self, beside_writer: bool) -> bool:
         """Add a file of zeros to the ring, synced; False: it has all. beside_writer: another thread may be in write.
         One caller at a time. Raises DiskFullError, StorageError (nothing was added, nothing failed for good)."""

