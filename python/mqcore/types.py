@@ -42,4 +42,4 @@ class OffsetRange(NamedTuple):
 
     partition: int
     base_offset: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks an offset range for

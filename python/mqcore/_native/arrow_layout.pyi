@@ -15,7 +15,11 @@ def gather(
     """Large-binary layout: (the ranges copied one after the other, n + 1 positions in that); a null takes no bytes."""
 
 def views(
-    buffer: ReadableBuffer | NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int32], low: int, high: int
+    buffer: ReadableBuffer | NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int32],
+    low: int,
+    high: int,
 ) -> NDArray[np.uint8]:
     """Binary-view layout: 16 bytes a range; those over 12 bytes refer to buffer[low:high], which must be the view's one
     data buffer and under 2 GiB; shorter ones are copied into the view."""

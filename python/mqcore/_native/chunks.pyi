@@ -1,4 +1,3 @@
-import sys
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
@@ -23,8 +22,7 @@ class Chunk:
 
     def __len__(self) -> int:
         """Bytes of the sealed batches."""
-    if sys.version_info >= (3, 12):
-        def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def records(self) -> int:
         """Records in it (0 while it is open)."""

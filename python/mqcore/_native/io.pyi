@@ -16,9 +16,7 @@ class Io:
     """
 
     def __init__(self) -> None: ...
-    def write_atomic(
-        self, path: _Path, data: ReadableBuffer, mode: int = 0o600, *, durable: bool = True
-    ) -> None:
+    def write_atomic(self, path: _Path, data: ReadableBuffer, mode: int = 0o600, *, durable: bool = True) -> None:
         """Replace the file as a whole, durably: <path>.tmp, fsync, rename, fsync of the directory.
 
         durable=False: without the two fsyncs; the caller syncs (sync_filesystem, many files at once).

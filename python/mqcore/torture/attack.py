@@ -40,7 +40,9 @@ def build_recorder(directory: Path) -> Path:
     """Compile iotrace.c into `directory` and return the library."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise errors.MissingExtraError("no C compiler for the recorder", hint="Install gcc or clang (apt-get install gcc)")
+        raise errors.MissingExtraError(
+            "no C compiler for the recorder", hint="Install gcc or clang (apt-get install gcc)"
+        )
     library = directory / "iotrace.so"
     source = Path(__file__).with_name("iotrace.c")
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl", "-lpthread"]
@@ -48,8 +50,16 @@ def build_recorder(directory: Path) -> Path:
     return library
 
 
-def worker_command(store: Path, record: Path, *, seed: int, calls: int, durability: str, sent: dict[int, int] | None = None,
-                   reopen_every: int = 0) -> list[str]:
+def worker_command(
+    store: Path,
+    record: Path,
+    *,
+    seed: int,
+    calls: int,
+    durability: str,
+    sent: dict[int, int] | None = None,
+    reopen_every: int = 0,
+) -> list[str]:
     """The command line of one worker."""
     return [
         sys.executable, "-P", "-m", "mqcore.torture.workload", str(store), str(record),

@@ -156,11 +156,15 @@ def _draw(files: list[tuple[Path, int]], count: int, rng: random.Random) -> list
     return chosen
 
 
-def _in_a_process(report: Report, original: Path, place: Path, expected: Records, flips: list[tuple[Path, int, int]]) -> None:
+def _in_a_process(
+    report: Report, original: Path, place: Path, expected: Records, flips: list[tuple[Path, int, int]]
+) -> None:
     """Make some flips in a child; one that kills the child is a violation, and the next ones go on in another."""
     while flips:
         mine, theirs = multiprocessing.Pipe(duplex=False)
-        child = multiprocessing.get_context("fork").Process(target=_work, args=(original, place, expected, flips, theirs))
+        child = multiprocessing.get_context("fork").Process(
+            target=_work, args=(original, place, expected, flips, theirs)
+        )
         child.start()
         theirs.close()
         done, where = 0, ""

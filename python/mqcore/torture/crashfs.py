@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 import struct
-
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -299,5 +298,3 @@ def materialise(image: Image, root: str, target: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
         else:
             place.write_bytes(content)
-
-

@@ -26,7 +26,6 @@ from mqcore.torture.ledger import TOPIC, Ledger
 from mqcore.torture.report import Report
 from mqcore.torture.workload import STORE_CONFIG, TOPIC_CONFIG, Worker
 
-
 OPENS, READS, WRITES, SYNCS, NAMES, SIZES = 1, 2, 4, 8, 16, 32
 
 
@@ -141,6 +140,7 @@ class _Attack:
             if operation == "open":
                 store = mqcore.open(path, durability=self._durability, config=STORE_CONFIG)
             elif operation == "close":
+                assert store is not None
                 store.close()
             else:
                 OPERATIONS[operation](worker)
@@ -211,7 +211,17 @@ def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None
     with workplace() as place:
         library, root = build_recorder(place), place / "root"
         root.mkdir()
-        command = [sys.executable, "-P", "-m", "mqcore.torture.io_errors", str(root), str(seed), str(faults), durability, only]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "mqcore.torture.io_errors",
+            str(root),
+            str(seed),
+            str(faults),
+            durability,
+            only,
+        ]
         env = environment(LD_PRELOAD=str(library), MQTRACE_ROOT=str(root))
         last: dict[str, Any] = {}
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as child:

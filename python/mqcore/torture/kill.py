@@ -43,10 +43,19 @@ def _one_life(library: Path, store: Path, ledger: Ledger, rng: random.Random, du
     record = store.with_suffix(".record")
     before = record.stat().st_size if record.exists() else 0
     command = worker_command(
-        store, record, seed=rng.randrange(1 << 30), calls=60, durability=durability, sent=dict(ledger.sent), reopen_every=25
+        store,
+        record,
+        seed=rng.randrange(1 << 30),
+        calls=60,
+        durability=durability,
+        sent=dict(ledger.sent),
+        reopen_every=25,
     )
     env = environment(
-        LD_PRELOAD=str(library), MQTRACE_ROOT=str(store), MQTRACE_FILE=os.devnull, MQTRACE_KILL=str(rng.randrange(1, 400))
+        LD_PRELOAD=str(library),
+        MQTRACE_ROOT=str(store),
+        MQTRACE_FILE=os.devnull,
+        MQTRACE_KILL=str(rng.randrange(1, 400)),
     )
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     with open(record, "rb") as file:

@@ -138,7 +138,9 @@ def check_partition(
     missing = [offset for offset in acked if offset not in there and offset >= ledger.trimmed[partition]]
     if missing and lossless:
         tally.lost += len(missing)
-        found.append(("I1", f"{len(missing)} acknowledged records gone from partition {partition}, first {min(missing)}"))
+        found.append(
+            ("I1", f"{len(missing)} acknowledged records gone from partition {partition}, first {min(missing)}")
+        )
     return found
 
 

@@ -48,7 +48,9 @@ def record_run(place: Path, seed: int, calls: int, durability: str) -> tuple[lis
     return read_trace(trace), str(store.parent)
 
 
-def _states(calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]]) -> Iterator[tuple[int, str, Image, Ledger]]:
+def _states(
+    calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]]
+) -> Iterator[tuple[int, str, Image, Ledger]]:
     """Crash states after the chosen calls under the chosen models, with the record as it stood then."""
     disk, ledger, told = Disk(root), Ledger(), b""
     for number, call in enumerate(calls):
