@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from mqcore.errors import MQError
+from mqcore.errors import MQError, StoreClosedError
 
 if TYPE_CHECKING:
     from mqcore.log.manager import LogStore
@@ -73,6 +73,8 @@ class Maintenance:
             try:
                 store.maintain()
                 self.last_error = None
+            except StoreClosedError:
+                return
             except MQError as error:
                 self._failed(error)
             except Exception as error:  # a bug of ours must not stop checkpoints for ever

@@ -1,0 +1,12 @@
+"""A partition log is a Python list of values, whatever we append, roll, delete, kill and recover."""
+
+import os
+
+from hypothesis import settings
+
+from tests.model.log_machine import LogMachine
+
+EXAMPLES = int(os.environ.get("MQCORE_MODEL_EXAMPLES", "60"))
+
+TestLogMachine = LogMachine.TestCase
+TestLogMachine.settings = settings(settings.get_profile("default"), max_examples=EXAMPLES, stateful_step_count=40)
