@@ -26,12 +26,14 @@ FAST_DIRECTORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 class LogMachine(RuleBasedStateMachine):
-    """One partition of a store under `os` or `fsync`."""
+    """One partition of a store under `durability`."""
 
-    @initialize(durability=st.sampled_from(["os", "fsync"]), segment_bytes=st.sampled_from([500, 3000, 1 << 20]))
-    def make(self, durability: str, segment_bytes: int) -> None:
+    durability = "os"
+
+    @initialize(segment_bytes=st.sampled_from([500, 3000, 1 << 20]))
+    def make(self, segment_bytes: int) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="mqcore-model-", dir=FAST_DIRECTORY))
-        self.durability, self.opens = durability, 0
+        self.opens = 0
         self.path = self.root / "0"
         self.model: list[bytes] = []
         self.start = self.acknowledged = self.shown = 0
@@ -48,13 +50,18 @@ class LogMachine(RuleBasedStateMachine):
 
     # -- what a user does -------------------------------------------------------------------------------------------
 
-    @rule(values=VALUES, wait=st.booleans())
-    def append(self, values: list[bytes], wait: bool) -> None:
-        end = put(self.log, *values, wait=wait)
+    @rule(values=VALUES)
+    def append(self, values: list[bytes]) -> None:
+        end = put(self.log, *values, wait=False)
         self.model += values
         assert end == len(self.model)
-        if wait or self.durability == "os":
+        if self.durability == "os":
             self.acknowledged = end
+
+    @rule(values=VALUES)
+    def append_and_wait(self, values: list[bytes]) -> None:
+        self.append(values)
+        self.wait()
 
     @rule()
     def wait(self) -> None:
@@ -101,15 +108,27 @@ class LogMachine(RuleBasedStateMachine):
         self.acknowledged = len(self.model)  # a clean close makes durable what nobody waited for
         assert self.log.high_watermark == len(self.model)
 
-    @rule(torn_bytes=st.integers(0, 400), power=st.booleans())
-    def crash(self, torn_bytes: int, power: bool) -> None:
-        """A kill; or, under fsync, a power cut that takes what was not synced from the segments."""
+    @rule()
+    def crash(self) -> None:
+        """A kill of the process."""
+        self._die()
+        self._recover()
+
+    @rule(torn_bytes=st.integers(0, 400))
+    def lose_power(self, torn_bytes: int) -> None:
+        """Under fsync: what was not synced goes, up to torn_bytes of it. (Under os nothing is promised.)"""
+        self._die()
+        if self.durability == "fsync":
+            self._lose_unsynced(torn_bytes)
+        self._recover()
+
+    def _die(self) -> None:
         self.opens += 1
         image = kill(self.store, self.root / str(self.opens))
         shutil.rmtree(self.path)
         self.path = image
-        if power and self.durability == "fsync":
-            self._lose_unsynced(torn_bytes)
+
+    def _recover(self) -> None:
         self.open()
         end = self.log.log_end_offset
         assert max(self.acknowledged, self.shown) <= end <= len(self.model)
@@ -119,14 +138,17 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.high_watermark == end
 
     def _lose_unsynced(self, torn_bytes: int) -> None:
-        """Cut the last segment somewhere past its recovery point: the journal has the rest."""
+        """Cut the last segment up to torn_bytes behind its recovery point: what is acknowledged the journal has."""
         files = segment_files(self.path)
+        if not files:
+            return
         points = read_offsets(Io(), str(self.path / "recovery-point-offset-checkpoint"))
         point = points.get(PartitionKey(TOPIC, 0), 0)
-        if not files or point > int(files[-1].stem):
-            return  # (the position of a recovery point inside a segment is the store's own business)
-        if batch_positions(files[-1]):
-            os.truncate(files[-1], min(torn_bytes, files[-1].stat().st_size))
+        data = files[-1].read_bytes()
+        for position, _ in batch_positions(files[-1]):
+            if int.from_bytes(data[position : position + 8], "big") >= point:
+                os.truncate(files[-1], min(position + torn_bytes, len(data)))
+                return
 
     # -- always -----------------------------------------------------------------------------------------------------
 
@@ -147,3 +169,9 @@ class LogMachine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.store.abandon()
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+class FsyncLogMachine(LogMachine):
+    """The same, under fsync: acknowledged is what survives the power."""
+
+    durability = "fsync"
