@@ -46,7 +46,7 @@ _CRC_POSITION, _CRC_START = 17, 21
 _INDEXES = (layout.INDEX, layout.TIME_INDEX)
 
 
-def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> RepairReport:
+def repair(path: str | os.PathLike[str], progress: Progress | None = None, *, io: Io | None = None) -> RepairReport:
     """Mend the store in a directory, as far as its files allow; return what was done, lost and left.
 
     Takes the writer's lock. Raises StoreLockedError, StoreFormatError (no store), DiskFullError, StorageError.
@@ -54,7 +54,8 @@ def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
     root = os.path.realpath(path)
     report = RepairReport(root)
     checker = _checked(root, progress)
-    if checker.report.problems and not checker.report.clean and _recover(root, report):
+    io = io or Io()
+    if checker.report.problems and not checker.report.clean and _recover(root, report, io):
         checker = _checked(root, progress)
     if checker.report.ok:
         return report
@@ -62,7 +63,7 @@ def repair(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
     try:
         checker = StoreChecker(root, progress, live=False)
         checker.run()
-        _Repairer(checker, report).run()
+        _Repairer(checker, report, io).run()
         again = StoreChecker(root, live=False)
         report.problems = again.run().problems
     finally:
@@ -78,12 +79,12 @@ def _checked(root: str, progress: Progress | None) -> StoreChecker:
     return checker
 
 
-def _recover(root: str, report: RepairReport) -> bool:
+def _recover(root: str, report: RepairReport, io: Io) -> bool:
     """Open and close the store, so that the journal is empty and torn tails are cut; False if it does not open."""
     from mqcore.log.manager import LogStore
 
     try:
-        LogStore.open(root).close()
+        LogStore.open(root, io=io).close()
     except MQError as error:
         report.actions.append(f"a normal open failed: {error}")
         return False
@@ -166,8 +167,8 @@ def empty_batches(base_offset: int, next_offset: int, leader_epoch: int) -> byte
 class _Repairer:
     """One repair, with the store's lock held and the journal empty (or untouchable partitions left alone)."""
 
-    def __init__(self, checker: StoreChecker, report: RepairReport) -> None:
-        self._checker, self._around, self._report, self._io = checker, checker.around, report, Io()
+    def __init__(self, checker: StoreChecker, report: RepairReport, io: Io) -> None:
+        self._checker, self._around, self._report, self._io = checker, checker.around, report, io
         self._layout = Layout(checker.report.path)
 
     def run(self) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqcore.errors import StoreFormatError, StoreLockedError
+from mqcore._native.io import FaultyIo
+from mqcore.errors import MQError, StoreFormatError, StoreLockedError
 from mqcore.log import checkpoints, layout
 from mqcore.log.check_report import RepairReport
 from mqcore.log.checkpoints import Damage
@@ -160,6 +161,39 @@ def test_lost_metadata_is_found_again(files: StoreFiles, tmp_path: Path, views: 
     ids = {name: info.topic_id for name, info in files.infos.items()}
     with LogStore.open(files.path, durability=Durability.OS) as store:
         assert {name: info.topic_id for name, info in store.topics().items()} == ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_failure_at_any_call_can_be_repaired_again(tmp_path: Path, sticky: bool) -> None:
+    """T4 for repair: the n-th write fails, n = 1, 2, …, alone or with all that follow (a crash); then once more."""
+    template = StoreFiles(tmp_path / "template").make(SHAPE)
+    good = contents(template.path)
+    path = template.segment("orders", 0, 5)
+    data = bytearray(path.read_bytes())
+    data[70] ^= 1
+    path.write_bytes(data)
+    other = template.segment("sensors", 0, 0)
+    other.write_bytes(other.read_bytes()[:-7])
+    metadata = template.segment("__metadata", 0, 0)
+    metadata.write_bytes(b"x" + metadata.read_bytes()[1:])
+    del good["orders", 0][5], good["sensors", 0][0]
+    at = failures = 0
+    while True:
+        at += 1
+        store = tmp_path / f"store{at}"
+        shutil.copytree(template.path, store)
+        io = FaultyIo()
+        io.arm(at, 5, sticky=sticky)
+        try:
+            repair(store, io=io)
+        except (MQError, OSError):
+            failures += 1
+        if not io.fired:
+            break
+        assert repair(store).problems == []
+        assert contents(store) == good, at
+    assert failures > 25
 
 
 def test_repair_needs_the_lock_and_a_store(files: StoreFiles, tmp_path: Path) -> None:

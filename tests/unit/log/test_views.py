@@ -95,6 +95,21 @@ def test_a_file_too_large_to_walk_is_rebuilt(tmp_path: Path) -> None:
     env.close()
 
 
+def test_without_the_walker_what_was_not_closed_cleanly_is_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """py-lmdb before 3 has no `verify`: then time is spent, nothing is believed."""
+    log = filled(tmp_path, clean=False)
+    monkeypatch.setattr(view_tables, "lmdb_verify", None)
+    env, v = reopened(tmp_path, log)
+    assert len(env.problems) == 1
+    assert dict(v.items()) == log.fold()
+    env.close()
+    env, v = reopened(tmp_path, log)
+    assert env.problems == []
+    env.close()
+
+
 def test_the_mark_of_a_clean_close_is_gone_before_the_first_write(tmp_path: Path) -> None:
     filled(tmp_path)
     assert (tmp_path / "clean").exists()
