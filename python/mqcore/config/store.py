@@ -45,7 +45,7 @@ _ALL = (
     Key(
         "view.verify.bytes",
         "int",
-        64 * _MIB,
+        1024 * _MIB,
         "largest views file walked after a crash",
         "bytes",
         0,

@@ -112,6 +112,8 @@ class TopicRegistry:
         self._by_name: dict[str, TopicInfo] = {}
         self._by_id: dict[uuid.UUID, TopicInfo] = {}
         self._deleted: dict[uuid.UUID, DeletedTopic] = {}
+        self._partitions = 0  # of all topics together
+        self._configs: dict[tuple[tuple[str, str], ...], TopicConfig] = {}  # topics share few settings: parsed once
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +121,7 @@ class TopicRegistry:
         """Bring the view up to the log and fill the maps. Raises StoreFormatError, CorruptBatchError, StorageError."""
         with self._lock:
             self._view.catch_up()
-            self._by_name, self._by_id, self._deleted = {}, {}, {}
+            self._by_name, self._by_id, self._deleted, self._partitions = {}, {}, {}, 0
             for key, value in self._view.items():
                 self._note(_parse_key(key), value)
 
@@ -237,7 +239,7 @@ class TopicRegistry:
         # bool is an int in Python, and partitions=True a mistake.
         if not isinstance(partitions, int) or isinstance(partitions, bool) or partitions < 1:
             raise InvalidTopicError("a topic has at least one partition", topic=name, partitions=repr(partitions)[:40])
-        total = sum(info.partitions for info in self._by_name.values()) - old + partitions
+        total = self._partitions - old + partitions
         if total > self._partitions_max:
             raise InvalidTopicError(
                 "too many partitions in this store", topic=name, partitions=partitions, limit=self._partitions_max
@@ -256,14 +258,16 @@ class TopicRegistry:
         old = self._by_id.pop(topic_id, None)
         if old is not None:
             self._by_name.pop(old.name, None)
+            self._partitions -= old.partitions
         self._deleted.pop(topic_id, None)
         if value is None:
             return
-        info, deleted_ms = _parse(topic_id, value, self._defaults)
+        info, deleted_ms = _parse(topic_id, value, self._defaults, self._configs)
         if deleted_ms is not None:
             self._deleted[topic_id] = DeletedTopic(info.name, topic_id, info.partitions, deleted_ms)
         else:
             self._by_name[info.name] = self._by_id[topic_id] = info
+            self._partitions += info.partitions
 
 
 def _fold(record: internal_records.InternalRecord, _: Lookup) -> list[Change]:
@@ -317,8 +321,16 @@ def _parse_key(key: bytes) -> uuid.UUID:
         raise StoreFormatError("metadata record without a topic id") from None
 
 
-def _parse(topic_id: uuid.UUID, value: bytes, defaults: Mapping[str, ConfigValue]) -> tuple[TopicInfo, int | None]:
-    """Return the topic of a record's value, and when it was deleted. Raises StoreFormatError."""
+def _parse(
+    topic_id: uuid.UUID,
+    value: bytes,
+    defaults: Mapping[str, ConfigValue],
+    known: dict[tuple[tuple[str, str], ...], TopicConfig] | None = None,
+) -> tuple[TopicInfo, int | None]:
+    """Return the topic of a record's value, and when it was deleted. known: settings parsed before, added to.
+
+    Raises StoreFormatError.
+    """
     fields = _load(value)
     try:
         name, partitions, created_ms = fields["name"], fields["partitions"], fields["created_ms"]
@@ -328,7 +340,12 @@ def _parse(topic_id: uuid.UUID, value: bytes, defaults: Mapping[str, ConfigValue
             raise StoreFormatError("partitions or created_ms out of range")
         if not (deleted_ms is None or type(deleted_ms) is int) or type(internal) is not bool:
             raise StoreFormatError("deleted_ms or internal out of range")
-        config = TopicConfig.parse(fields["config"], defaults)
+        overrides = tuple(fields["config"].items())
+        config = known.get(overrides) if known is not None else None
+        if config is None:
+            config = TopicConfig.parse(fields["config"], defaults)
+            if known is not None:
+                known[overrides] = config
     except InvalidConfigError as error:
         raise StoreFormatError(
             f"a topic has a setting that this version does not know: {error.what}",

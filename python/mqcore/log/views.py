@@ -70,7 +70,7 @@ class ViewEnvironment:
         *,
         read_only: bool = False,
         map_bytes: int = 64 << 30,
-        verify_bytes: int = 64 << 20,
+        verify_bytes: int = 1 << 30,
     ) -> None:
         """directory: STORE/views, which exists; None or read_only: views live in memory, folded from the logs.
 
