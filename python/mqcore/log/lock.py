@@ -11,11 +11,13 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 
-from mqcore.errors import StorageError, StoreFormatError, StoreLockedError, StoreReadOnlyError
+from mqcore.errors import StoreFormatError, StoreLockedError, StoreReadOnlyError
+from mqcore.log.os_errors import translated
 
 
 class StoreLock:
@@ -33,7 +35,7 @@ class StoreLock:
             os.close(self._fd)
             self._fd = -1
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StorageError(f"cannot lock: {error.strerror}", path=path, errno=error.errno) from error
+                raise translated(error, "cannot lock", path) from error
             mine = pid == os.getpid()
             raise StoreLockedError(
                 "this process has the store open for writing already" if mine else "another process writes this store",
@@ -41,10 +43,11 @@ class StoreLock:
                 path=os.path.dirname(path),
                 pid=pid,
             ) from None
-        # For people and for the message above only; never evidence: the flock is. So not synced, and not through the
-        # store's I/O seam, which is for data.
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        # For people and for the message above only; never evidence: the flock is. So not synced, not through the
+        # store's I/O seam, which is for data, and no reason to refuse: a full disk has no room for it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def close(self) -> None:
         """Give the lock up. Again: nothing."""
@@ -69,10 +72,12 @@ def _open(path: str) -> int:
                 hint="Open with read_only=True, or fix the permissions",
                 path=os.path.dirname(path),
             ) from None
-        raise StorageError(f"cannot open the lock: {error.strerror}", path=path, errno=error.errno) from error
+        raise translated(error, "cannot open the lock", path) from error
 
 
 def _holder(fd: int) -> int | None:
-    """The pid in the lock file; None where it holds none (the holder is between lock and write)."""
-    text = os.pread(fd, 32, 0).strip()
-    return int(text) if text.isdigit() else None
+    """The pid in the lock file; None where it holds none (the holder is between lock and write) or cannot be read."""
+    with contextlib.suppress(OSError):
+        text = os.pread(fd, 32, 0).strip()
+        return int(text) if text.isdigit() else None
+    return None

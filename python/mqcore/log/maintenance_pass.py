@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mqcore.errors import MQError
 from mqcore.log import retention
 from mqcore.log.checkpoints import PartitionKey, PartitionState
+from mqcore.log.os_errors import os_errors
 from mqcore.log.report import MaintenanceReport
 from mqcore.log.retention import RetentionClock, SegmentFacts
 from mqcore.log.seal import Pace, Sealer
@@ -54,7 +55,8 @@ class Housekeeper:
         ]
         for step in steps:
             try:
-                step(report)
+                with os_errors("maintenance", self._store.path):
+                    step(report)
             except MQError as error:
                 errors.append(error)
         if errors:

@@ -12,6 +12,7 @@ Locks: `_lock` serialises passes of maintenance, changes of topics and the close
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -34,6 +35,7 @@ from mqcore.log.offsets import Offsets
 from mqcore.log.open_report import OpenReport
 from mqcore.log.open_segments import OpenSegments
 from mqcore.log.opening import SYNC_EACH_MAX
+from mqcore.log.os_errors import os_errors
 from mqcore.log.partition_log import NO_SLOT, PartitionLog
 from mqcore.log.partitions import Partitions
 from mqcore.log.removal import remove_tree
@@ -126,10 +128,11 @@ class LogStore:
             StoreConfig.parse(config),
         )
         try:
-            if isinstance(store, ReadOnlyStore):
-                store.look()
-            else:
-                WriterOpening(store).run()
+            with os_errors("cannot open the store", store.path):
+                if isinstance(store, ReadOnlyStore):
+                    store.look()
+                else:
+                    WriterOpening(store).run()
         except BaseException:
             store.abandon()
             raise
@@ -313,9 +316,12 @@ class LogStore:
     def publish(self, log: PartitionLog, offsets: Offsets) -> None:
         if not self._ready:
             return  # publish_all comes at the end of the open
-        if log.slot == NO_SLOT:
-            log.slot = self.marks.slot(log.topic_id, log.partition)
+        self.take_slot(log)
         self.marks.publish(log.slot, offsets.log_start, offsets.high_watermark, offsets.last_stable, offsets.log_end)
+
+    def take_slot(self, log: PartitionLog) -> None:
+        if self._ready and log.slot == NO_SLOT:
+            log.slot = self.marks.slot(log.topic_id, log.partition)
 
     def publish_all(self) -> None:
         """Give every partition that holds anything its place on the marks page."""
@@ -397,7 +403,8 @@ class LogStore:
             fork_guard.forget(self)
             try:
                 if not self.read_only:
-                    self._close_writer()
+                    with os_errors("cannot close the store", self.path):
+                        self._close_writer()
             finally:
                 self.abandon()
 
@@ -424,20 +431,24 @@ class LogStore:
         """Let go without a word to the disk: what a crash does, but for the descriptors."""
         self._closed = True
         self._maintenance.stop()
-        if self.group is not None:
-            self.group.abandon()
-        if hasattr(self, "views"):
-            self.views.abandon()
+        with contextlib.ExitStack() as last:  # from the end: the lock goes whatever the others raise
+            if self.store_lock is not None:
+                last.callback(self.store_lock.close)
+            if not self.read_only and hasattr(self, "marks"):
+                last.callback(self.marks.close)
+            last.callback(self._abandon_partitions)
+            if hasattr(self, "views"):
+                last.callback(self.views.abandon)
+            if self.group is not None:
+                last.callback(self.group.abandon)
+
+    def _abandon_partitions(self) -> None:
         for log in self.partitions.logs():
             try:
                 log.close(write_indexes=False)
             except MQError as error:
                 logger.warning("closing %s-%d: %s", log.topic, log.partition, error)
         self.open_segments.clear()
-        if not self.read_only and hasattr(self, "marks"):
-            self.marks.close()
-        if self.store_lock is not None:
-            self.store_lock.close()
 
     def forked(self) -> object:
         """In a forked child: no call works any more, the lock is the parent's alone."""

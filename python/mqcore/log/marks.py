@@ -9,7 +9,8 @@ Invariants:
     4. Who reads `sequence()`, then checks, then waits for that sequence, misses nothing; who arms a waker, then checks,
        neither.
 
-Threads: every method, from any thread. `_waker_lock` guards the armed wakers and is never held while one is called.
+Threads: every method, from any thread. `_waker_lock` guards the armed wakers and the giving of slots, and is never
+held while a waker is called.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ import os
 import stat
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Final
 
 from mqcore._native.marks import PAGE_BYTES, MarksPage
+from mqcore.log.os_errors import os_errors
 
 _OPEN, _CLOSED, _SUPERSEDED = 0, 1, 2
 _SHARED_MEMORY: Final = "/dev/shm"
+# Memory of the page is taken in these steps, before it is written: a store into a hole of a full tmpfs is a SIGBUS.
+_RESERVE_BYTES: Final = 64 << 10
+_HEADER_BYTES, _SLOT_BYTES = 4096, 64
 
 
 def page_path(store_id: bytes, directory: str) -> str | None:
@@ -54,6 +60,8 @@ class Marks(MarksPage):
         self._waker_lock = threading.Lock()
         self._wakers: dict[Callable[[], None], None] = {}
         self._follower: threading.Thread | None = None
+        self._reserved = _RESERVE_BYTES  # bytes of the writer's file that have memory
+        self._given = 0  # slots given out
 
     # ---- the writer ----
 
@@ -77,7 +85,8 @@ class Marks(MarksPage):
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, PAGE_BYTES)  # sparse: a slot takes memory when it is given out
+            os.ftruncate(fd, PAGE_BYTES)  # sparse: slots take memory when they are given out
+            os.posix_fallocate(fd, 0, _RESERVE_BYTES)
             marks = cls(fd, PAGE_BYTES, writable=True)
             marks._format(store_id)
             os.rename(temporary, path)  # of a stranger's file in the sticky directory: EPERM, so anonymous
@@ -88,6 +97,19 @@ class Marks(MarksPage):
             raise
         marks._fd, marks._path = fd, path
         return marks
+
+    def slot(self, topic_id: uuid.UUID, partition: int) -> int:
+        """As MarksPage.slot. The writer's: DiskFullError when there is no memory for another one."""
+        if self._reads or self._fd < 0:
+            return super().slot(topic_id, partition)
+        with self._waker_lock:
+            if _HEADER_BYTES + (self._given + 1) * _SLOT_BYTES > self._reserved:
+                with os_errors("no memory for the marks page", self._path):
+                    os.posix_fallocate(self._fd, self._reserved, min(_RESERVE_BYTES, PAGE_BYTES - self._reserved))
+                self._reserved += _RESERVE_BYTES
+            slot = super().slot(topic_id, partition)
+            self._given = max(self._given, slot + 1)
+        return slot
 
     # ---- readers ----
 

@@ -58,14 +58,23 @@ def prepare(io: Io, where: Layout, report: OpenReport, *, create: bool) -> Meta:
             )
         if not create:
             raise StoreFormatError("not a store: no meta.json", hint="Check the path", path=where.root)
-        if layout.TOPICS not in names:
-            io.mkdir(where.topics)
+        _make_topics(io, where)
         meta = Meta(uuid.uuid4().bytes)
-        checkpoints.write_meta(io, where.path(layout.META), meta)  # syncs the directory, the name `topics` too
+        checkpoints.write_meta(io, where.path(layout.META), meta)
         report.created = True
     for name in (layout.TOPICS, layout.VIEWS, layout.JOURNAL, layout.QUARANTINE):
         layout.require_kind(where.path(name), "dir")
+    if create:
+        _make_topics(io, where)
     return meta
+
+
+def _make_topics(io: Io, where: Layout) -> None:
+    """Have the directory of the partitions, durably: before meta.json makes this a store, and again where it went
+    (what was in it is missed by recovery point, partition by partition)."""
+    if not layout.require_kind(where.topics, "dir"):
+        io.mkdir(where.topics)
+        io.sync_dir(where.root)
 
 
 def read_left(io: Io, where: Layout, report: OpenReport) -> tuple[Session, dict[PartitionKey, PartitionState] | None]:

@@ -3,17 +3,20 @@
 Invariants:
     1. The directory is made at the first need, and its topic id is in it before any data is (and durable before it,
        where data is).
-    2. On an error of `create` none of the new segment's files is left.
+    2. On an error of `create` none of the new segment's files is left; where the disk refuses even that, an empty log
+       stays, which `clear` removes before anything more is written (else the log would go on past its base).
     3. Removal unlinks the log first: an index without a log is litter, the reverse a rebuild.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from typing import TYPE_CHECKING
 
 from mqcore._native.segment import Segment
+from mqcore.errors import MQError, StorageError
 from mqcore.log import checkpoints, layout
 from mqcore.log.checkpoints import SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
@@ -26,13 +29,14 @@ if TYPE_CHECKING:
 class PartitionDirectory:
     """path: STORE/topics/<topic>-<partition>. Not thread-safe: under the partition's lock, but for open and sync."""
 
-    __slots__ = ("_dirty", "_io", "_made", "_topic_id", "path", "there")
+    __slots__ = ("_dirty", "_io", "_litter", "_made", "_topic_id", "path", "there")
 
     def __init__(self, io: Io, path: str, topic_id: uuid.UUID, *, there: bool) -> None:
         self._io, self.path, self._topic_id = io, path, topic_id
         self.there = there
         self._made = False  # by us, and the topic id is not synced yet
         self._dirty = False  # names in it, or its own, are not synced yet
+        self._litter = -1  # base offset of a segment whose making failed, and whose files may be there
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -54,6 +58,8 @@ class PartitionDirectory:
         """Make the files of a new segment. sync: before data is written to it (a synced file whose name is lost is a
         lost file), or leave it to `sync`."""
         self._io_ready()
+        self.clear()
+        self._litter = base
         try:
             segment = Segment.create(
                 self._io,
@@ -66,13 +72,22 @@ class PartitionDirectory:
             )
             if sync:
                 self._io.sync_dir(self.path)
-        except FileExistsError:
-            raise
+        except FileExistsError as error:
+            self._litter = -1
+            raise StorageError("a segment's file is there already", path=self.path, offset=base) from error
         except BaseException:
-            self.remove(base)
+            with contextlib.suppress(MQError, OSError):  # the first cause is what the caller must hear
+                self.clear()
             raise
+        self._litter = -1
         self._dirty = self._dirty or not sync
         return segment
+
+    def clear(self) -> None:
+        """Remove what a failed `create` could not take back. Raises StorageError: write nothing then."""
+        if self._litter >= 0:
+            self.remove(self._litter)
+            self._litter = -1
 
     def open(self, state: SegmentState, config: TopicConfig, *, writable: bool) -> Segment:
         """The native handle of a segment that is there, with exactly the data that `state` says."""

@@ -164,6 +164,8 @@ class PartitionLog:
             if from_outside:
                 segment.check_append(view, max_batch_bytes=config.max_message_bytes, walk=True)
             self.host.open_segments.touch(segment)
+            if self.slot == NO_SLOT:
+                self.host.take_slot(self)
             self.written = True
             position, next_offset = segment.append(view, base_offset, self.epoch, append_time)
             if self._group is None:
@@ -211,6 +213,7 @@ class PartitionLog:
         """The segment that takes the next `incoming` bytes: the active one, or a new one after a roll."""
         entry, config = self._segments.last, self.config
         base = self._offsets.log_end
+        self._dir.clear()
         if entry is not None and not entry.sealed and entry.damage is None:
             segment = entry.segment()
             reason = roll_reason(

@@ -54,6 +54,9 @@ class PartitionHost(Protocol):
     def syncs(self, config: TopicConfig) -> bool:
         """Whether names in directories must be durable at once."""
 
+    def take_slot(self, log: PartitionLog) -> None:
+        """Have a place for `log` on the marks page, before its first record is written. DiskFullError."""
+
     def publish(self, log: PartitionLog, offsets: Offsets) -> None:
         """Tell readers, in this and other processes."""
 

@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from typing import TYPE_CHECKING
@@ -164,6 +165,10 @@ class ReadOnlyStore(LogStore):
         segments: list[SegmentState] = []
         bases = layout.list_segments(log.directory)
         for index, base in enumerate(bases):
+            path = f"{log.directory}/{layout.segment_name(base)}"
+            if segments and base < segments[-1].next_offset and not os.path.getsize(path):
+                continue  # what a roll that failed left
+
             following = bases[index + 1] if index + 1 < len(bases) else None
             if segments and not log.config.compacted and base != segments[-1].next_offset:
                 break

@@ -131,7 +131,7 @@ class PartitionRecovery:
         self._tidy()
         self._load_epochs()
         self._known = {damage.base_offset: damage for damage in self._load_damage()}
-        pending = layout.list_segments(self.directory)
+        pending = self._without_litter(layout.list_segments(self.directory))
         while pending:
             base = pending.pop(0)
             expected = self._expected()
@@ -153,6 +153,14 @@ class PartitionRecovery:
         self._finish()
         return self._loaded
 
+    def _without_litter(self, bases: list[int]) -> list[int]:
+        """The segments, but for empty ones that others follow: a roll that failed leaves one, and the segment before
+        it went on past its base. Only the last may be empty: it says where the log ends."""
+        kept = [base for base in bases[:-1] if self._holds_data(base)] + bases[-1:]
+        for base in set(bases) - set(kept):
+            self._unlink(base)
+        return kept
+
     def _expected(self) -> int:
         """The offset that the next segment begins at, unless offsets are missing."""
         loaded = self._loaded
@@ -167,7 +175,9 @@ class PartitionRecovery:
         """Take in one segment. _GO_ON with the next one; _LOG_ENDS in this one; or the base offset of a segment that
         was split off behind damage and is to be taken in next."""
         path, loaded, known = self._path(base), self._loaded, self._known.get(base)
-        if following is not None and following <= self.recovery_point and self._has_indexes(base):
+        believed = following is not None and following <= self.recovery_point and self._has_indexes(base)
+        # An empty successor proves nothing: it may be what a failed roll left, and this one may have gone on past it.
+        if following is not None and believed and self._holds_data(following):
             # Synced and sealed, and so is all up to its successor: believed without a scan. (`log verify` reads all.)
             if known is None:
                 size = os.stat(path, follow_symlinks=False).st_size
@@ -333,6 +343,9 @@ class PartitionRecovery:
 
     def _set_aside(self, base: int, reason: str) -> None:
         """Take a segment out of the log, into the store's quarantine: never deleted (R10)."""
+        if not self._holds_data(base):
+            self._unlink(base)
+            return
         root = os.path.dirname(os.path.dirname(self.directory))
         target = os.path.join(root, layout.QUARANTINE, os.path.basename(self.directory))
         for directory in (os.path.dirname(target), target):
@@ -342,11 +355,17 @@ class PartitionRecovery:
         for suffix in layout.SEGMENT_SUFFIXES:
             path = self._path(base, suffix)
             if layout.lstat_kind(path) == "file":
-                if suffix == layout.LOG and size:
+                if suffix == layout.LOG:
                     self.io.rename(path, unused(os.path.join(target, os.path.basename(path))))
                 else:
                     self.io.unlink(path)
         self._note("cut", self._path(base), reason, 0, size, base)
+
+    def _unlink(self, base: int) -> None:
+        """Remove the files of an empty segment."""
+        for suffix in layout.SEGMENT_SUFFIXES:
+            if layout.lstat_kind(self._path(base, suffix)) == "file":
+                self.io.unlink(self._path(base, suffix))
 
     def _holds_data(self, base: int) -> bool:
         return os.stat(self._path(base), follow_symlinks=False).st_size > 0

@@ -99,8 +99,10 @@ class SegmentEntry:
         with self._lock:
             segment, self._segment = self._segment, None
             if segment is not None:
-                self._state = _state_of(segment)
-                segment.close()
+                try:
+                    self._state = _state_of(segment)
+                finally:
+                    segment.close()
 
 
 def _state_of(segment: Segment) -> SegmentState:

@@ -21,6 +21,7 @@ each value preceded by u32 crc32c(LMDB key, rest).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import uuid
@@ -31,8 +32,9 @@ import blake3
 import lmdb
 
 from mqcore._native.crc32c import crc32c
-from mqcore.errors import DiskFullError, StorageError
+from mqcore.errors import StorageError
 from mqcore.log import layout
+from mqcore.log.os_errors import EXHAUSTED, disk_error, errno_in, os_errors, translated
 
 if TYPE_CHECKING:
     from mqcore._native.io import Io
@@ -44,6 +46,7 @@ except ImportError:  # pragma: no cover
 
 KEY_BYTES_MAX = 480  # + kind and number stays below LMDB's 511
 DATA, LOCK, CLEAN = "data.mdb", "lock.mdb", "clean"
+LOCK_BYTES = 8192  # of LMDB's lock table, for the 126 readers that it has by default
 _DROP_CHUNK = 10_000  # pairs removed in one transaction: bounds LMDB's list of dirty pages
 _NAME, _POSITION, _PAIR, _LONG_PAIR = b"\0", b"\1", b"\2", b"\3"
 _U32, _POSITION_FORMAT = struct.Struct(">I"), struct.Struct(">16siq")
@@ -117,8 +120,16 @@ class _LmdbReader:
         self._env, self._directory = env, directory
         self._numbers: dict[str, bytes] = {}
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Any]:
+        try:
+            with self._env.begin(buffers=True) as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise _storage_error(error, self._directory) from error
+
     def load_numbers(self) -> None:
-        with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
+        with self._reading() as txn, txn.cursor() as cursor:
             found = cursor.set_range(_NAME)
             while found and bytes(cursor.key()[:1]) == _NAME:
                 key = bytes(cursor.key())
@@ -133,7 +144,7 @@ class _LmdbReader:
         if number is None:
             return None
         stored_key = _stored_key(number, key)
-        with self._env.begin(buffers=True) as txn:
+        with self._reading() as txn:
             found = txn.get(stored_key)
             return None if found is None else _unpack(stored_key, found)[1]
 
@@ -145,7 +156,7 @@ class _LmdbReader:
         number = self._number(view)
         if number is None:
             return
-        with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
+        with self._reading() as txn, txn.cursor() as cursor:
             for kind, start in ((_PAIR, prefix[:KEY_BYTES_MAX]), (_LONG_PAIR, b"")):
                 head = kind + number
                 found = cursor.set_range(head + start)
@@ -166,13 +177,13 @@ class _LmdbReader:
         if number is None:
             return None
         key = _POSITION + number
-        with self._env.begin(buffers=True) as txn:
+        with self._reading() as txn:
             found = txn.get(key)
             return None if found is None else _unpack_position(_checked(key, found))
 
     def check_pairs(self) -> None:
         """Check every pair there is. Raises Damaged at the first that fails."""
-        with self._env.begin(buffers=True) as txn, txn.cursor() as cursor:
+        with self._reading() as txn, txn.cursor() as cursor:
             for stored_key, found in cursor:
                 _unpack(bytes(stored_key), found)
 
@@ -213,6 +224,9 @@ class LmdbTables(_LmdbReader):
             self._io.sync_dir(self._directory)
 
     def _open(self, map_bytes: int) -> Any:
+        # LMDB maps its lock table for writing and only sets its length: on a full disk the first write to the hole is
+        # a SIGBUS. Written here, it has its blocks, or the error is one that can be caught.
+        self._io.write_at(os.path.join(self._directory, LOCK), bytes(LOCK_BYTES), 0)
         try:
             # sync and metasync stay on: without them a power loss can leave a corrupt file, not just an old one.
             return lmdb.open(self._directory, map_size=map_bytes, mode=0o600, readahead=False, **_LIBRARY)
@@ -273,7 +287,9 @@ class LmdbTables(_LmdbReader):
     def close(self) -> None:
         """Close, and leave the digest of the file that the next open checks. Raises StorageError."""
         self._env.close()
-        digest, size = _digest(os.path.join(self._directory, DATA))
+        path = os.path.join(self._directory, DATA)
+        with os_errors("cannot read the views back", path):
+            digest, size = _digest(path)
         self._io.write_atomic(os.path.join(self._directory, CLEAN), _format_mark(digest, size))
 
     def abandon(self) -> None:
@@ -324,6 +340,8 @@ def check_file(directory: str, verify_bytes: int) -> tuple[str, bool]:
     except FileNotFoundError:
         return "", True
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise translated(error, "cannot check the views", path) from error
         return f"unreadable: {error.strerror}", False
     except Exception as error:  # the walker promises findings, not a taxonomy of exceptions; any of them means "no"
         return f"damaged: {error}", False
@@ -385,8 +403,9 @@ def _unpack_position(value: bytes) -> Position:
 def _storage_error(error: lmdb.Error, path: str) -> Exception:
     """Return ours for LMDB's: its message holds the system's reason as text."""
     reason = str(error)
-    if isinstance(error, lmdb.DiskError) or "No space left" in reason:
-        return DiskFullError("no space left for the store's views", path=path)
     if isinstance(error, lmdb.MapFullError):
         return StorageError("the views have reached their size limit", hint="Raise view.map.bytes.", path=path)
+    number = errno.ENOSPC if isinstance(error, lmdb.DiskError) else errno_in(reason)
+    if number:
+        return disk_error("the store's views", number, path)
     return StorageError(f"the views cannot be used: {reason[:200]}", path=path)
