@@ -36,6 +36,7 @@ cdef extern from *:
     """
     #include <stdlib.h>
     #include <time.h>
+    #include "mqcore/alloc.h"
     /* Milliseconds of the wall clock as of the kernel's last tick (1 to 10 ms): far cheaper than the exact one. */
     static inline int64_t mq_now_ms(void)
     {
@@ -51,7 +52,7 @@ cdef extern from *:
     static inline void *mq_pages(size_t size)
     {
         void *bytes = NULL;
-        return posix_memalign(&bytes, 4096, size) == 0 ? bytes : NULL;
+        return !mq_alloc_refused() && posix_memalign(&bytes, 4096, size) == 0 ? bytes : NULL;
     }
     """
     int64_t mq_now_ms() nogil
@@ -60,7 +61,7 @@ cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept
 
 cdef enum:
-    BLOCK = 256  # list items whose pointers are gathered at once
+    BLOCK = 128  # list items whose pointers are gathered at once
     LEASE_BYTES = 64 << 10  # below, filling takes a few microseconds: not worth giving the GIL away
     POOLED = 32  # free chunk buffers that an accumulator keeps
     CACHED = 8 << 20  # bytes of all open chunks: more of them are smaller, so that the next record's place is in cache
@@ -111,7 +112,9 @@ cdef class Accumulator:
             if self.closed:
                 raise StoreClosedError("the producer is closed")
             t = self.topics.setdefault(name, self._open_topic(name))
-        self.last_name, self.last = name, t
+        self.last_name = None  # never the new name beside the old topic, whatever the old one's end may run
+        self.last = t
+        self.last_name = name
         return t
 
     def all_topics(self):
@@ -392,11 +395,14 @@ cdef class Accumulator:
                 if t.open[sink.partition] != c or sink.chunk is not chunk:
                     status[0] = MQ_EFULL
                     return 0
-                sink.leased, t.open[sink.partition] = True, NULL
+                sink.owner, sink.leased, t.open[sink.partition] = PyThread_get_thread_ident(), True, NULL
                 first = mq_chunk_records(c)
                 with nogil:
                     taken = mq_chunk_put_rows(c, rows, 0, <size_t>count, status)
                 sink.leased, t.open[sink.partition] = False, c
+                sink.owner = 0
+            if sink.queue:  # somebody closed a chunk meanwhile and left it to the lock's holder
+                self._dispatch(sink)
         if taken > 0:
             spans.append((chunk, first, <Py_ssize_t>taken))
         return <Py_ssize_t>taken

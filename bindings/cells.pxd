@@ -122,7 +122,7 @@ cdef inline bint gather(list items, Py_ssize_t start, Py_ssize_t count, const ui
     cdef Py_ssize_t i, ahead, end = len(items), size
     cdef PyObject *item
     for i in range(count):
-        ahead = start + i + 6
+        ahead = start + i + 16
         if ahead < end:
             mq_prefetch_object(PyList_GET_ITEM(items, ahead))
         item = PyList_GET_ITEM(items, start + i)

@@ -11,12 +11,15 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.list cimport PyList_GET_ITEM
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 
 from batch_build cimport *
 from borrow cimport Borrowed, borrow, give_back
 from hash cimport mq_consistent_partition, mq_kafka_partition
 from status cimport MQ_ETOOBIG, mq_status
+
+cdef extern from "mqcore/alloc.h":
+    void *mq_alloc_zeroed(size_t size)
 
 import threading
 from collections import deque
@@ -51,6 +54,9 @@ cdef class Chunk:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
+        if self.exports == 0 and self.stage >= DONE:  # the last view of a buffer that could not go back: see take_back
+            free(self.c.bytes)
+            self.c.bytes = NULL
 
     def begin(self):
         """closed -> appending; False if it is in another state."""
@@ -127,8 +133,8 @@ cdef class Topic:
         self.partitions = partitions
 
     cdef int grow(self, int32_t partitions) except -1:
-        cdef mq_chunk **open = <mq_chunk **>calloc(<size_t>partitions, sizeof(mq_chunk *))
-        cdef int32_t *before = <int32_t *>calloc(<size_t>partitions, sizeof(int32_t))
+        cdef mq_chunk **open = <mq_chunk **>mq_alloc_zeroed(<size_t>partitions * sizeof(mq_chunk *))
+        cdef int32_t *before = <int32_t *>mq_alloc_zeroed(<size_t>partitions * sizeof(int32_t))
         cdef int32_t i
         if open == NULL or before == NULL:
             free(open)

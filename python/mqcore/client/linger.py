@@ -30,7 +30,7 @@ class Linger:
     """The thread, and whom it looks after."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()  # reentrant: a finalizer may send, and so arm, at any time
         self._due: dict[Lingering, float] = {}  # producer -> when to look at it (time.monotonic, s)
         self._waiting_until = 0.0  # what the thread sleeps for; in the past while it is awake
         self._thread: threading.Thread | None = None

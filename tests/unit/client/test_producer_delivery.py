@@ -281,4 +281,8 @@ def test_a_view_of_a_chunk_outlives_it() -> None:
     for _ in range(10):
         producer.send("t", b"other").result()
     assert b"kept" in bytes(views[0])
+    chunk = views[0].obj
+    del views[0]
+    with pytest.raises(BufferError):  # with its last view the buffer went too
+        memoryview(chunk)
     producer.close()
