@@ -13,10 +13,11 @@ Invariants:
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.ref cimport Py_INCREF
+from cpython.object cimport PyObject_GenericGetAttr
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
+
+import sys
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from core_batch cimport (
 from spare_memory cimport spare_give, spare_take
 from status cimport MQ_ECORRUPT, MQ_OK, mq_error, mq_fail, mq_status, raise_status
 
+cdef str VALUE = sys.intern("value")
 _frombuffer = np.frombuffer
 _INT64, _INT32, _UINT8 = np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.uint8)
 
@@ -117,7 +119,7 @@ cdef class Columns:
     cdef readonly int partition
     cdef readonly int64_t next_offset, expected_offset
     cdef readonly Py_ssize_t start_position, end_position
-    cdef readonly bint compressed_next
+    cdef readonly bint compressed_next, transactional
 
     def __len__(self):
         return self.count
@@ -218,7 +220,7 @@ cdef class Columns:
 
     def iter_records(self):
         cdef RecordIterator it = RecordIterator.__new__(RecordIterator)
-        it.columns, it.count = self, self.count
+        it.load(self)
         return it
 
     def __iter__(self):
@@ -272,6 +274,12 @@ cdef class Record:
     cdef Columns columns
     cdef Py_ssize_t index
 
+    def __getattribute__(self, name):
+        # The usual look-up through the type costs as much as making the bytes.
+        if name is VALUE:
+            return self.columns.value_at(self.index)
+        return PyObject_GenericGetAttr(self, name)
+
     @property
     def value(self):
         return self.columns.value_at(self.index)
@@ -313,27 +321,32 @@ cdef inline Record make_record(Columns columns, Py_ssize_t index):
 
 @cython.final
 cdef class RecordIterator:
-    """Records of one window, in order; knows what it has handed out."""
+    """Records of one window after the other, in order; knows what it has handed out."""
 
     cdef Columns columns
     cdef Py_ssize_t index, count
+    cdef object refill
+
+    def __init__(self, refill=None):
+        self.refill = refill
 
     def __iter__(self):
         return self
 
     def __next__(self):
         cdef Py_ssize_t i = self.index
-        if i >= self.count:
-            raise StopIteration
+        while i >= self.count:
+            if self.refill is None or not self.refill(self):
+                raise StopIteration
+            i = self.index
         self.index = i + 1
         return make_record(self.columns, i)
 
-    def __length_hint__(self):
-        return self.count - self.index
+    def load(self, Columns columns not None):
+        self.columns, self.index, self.count = columns, 0, columns.count
 
     @property
     def next_offset(self):
-        """Offset of the record that comes next, or what follows the window."""
         return self.columns.offset_at[self.index] if self.index < self.count else self.columns.next_offset
 
     def take_rest(self):
@@ -365,9 +378,6 @@ cdef class ValueIterator:
         if self.source is None:
             return bytes_at(self.bytes, self.starts[i], self.lengths[i])
         return None if self.lengths[i] < 0 else self.source[self.starts[i]:self.starts[i] + self.lengths[i]]
-
-    def __length_hint__(self):
-        return self.count - self.index
 
 
 @cython.final
@@ -404,23 +414,16 @@ cdef class Values:
         return self.iterator(None)
 
     def to_list(self):
-        cdef Py_ssize_t i, count = self.columns.count
-        cdef const uint8_t *source = self.columns.bytes
-        cdef list result = PyList_New(count)
-        for i in range(count):
-            value = bytes_at(source, self.starts[i], self.lengths[i])
-            Py_INCREF(value)
-            PyList_SET_ITEM(result, i, value)
-        return result
+        cdef Py_ssize_t i
+        return [bytes_at(self.columns.bytes, self.starts[i], self.lengths[i]) for i in range(self.columns.count)]
 
     def to_numpy(self):
-        cdef Py_ssize_t count = self.columns.count
         source = _frombuffer(self.columns.run.memory(), _UINT8)
         if self.starts == self.columns.start_at:
             return source, self.columns.value_starts, self.columns.value_lengths
         return (source,
-                _frombuffer(self.block, _INT64, count, <const uint8_t *>self.starts - self.block.bytes),
-                _frombuffer(self.block, _INT32, count, <const uint8_t *>self.lengths - self.block.bytes))
+                _frombuffer(self.block, _INT64, len(self), <const uint8_t *>self.starts - self.block.bytes),
+                _frombuffer(self.block, _INT32, len(self), <const uint8_t *>self.lengths - self.block.bytes))
 
     @property
     def nbytes(self):
@@ -455,7 +458,7 @@ cdef object window_of(Run run, int64_t min_offset, Py_ssize_t start, str topic, 
     columns.start_position, columns.end_position = start, <Py_ssize_t>run.run.end
     columns.expected_offset = run.run.next_offset
     columns.next_offset = max(run.run.next_offset, min_offset)
-    columns.compressed_next = run.run.compressed_next
+    columns.compressed_next, columns.transactional = run.run.compressed_next, run.run.transactional
     return columns, columns.end_position
 
 
@@ -477,12 +480,9 @@ def decode(buffer, Py_ssize_t start=0, Py_ssize_t end=-1, *, int64_t min_offset=
     if start < 0 or start > end or end > run.view.len:
         raise ValueError(f"range {start} .. {end} is not inside the buffer of {run.view.len} bytes")
     run.end = end
-    options.start, options.end = start, end
-    options.min_offset, options.first_offset, options.contiguous = min_offset, first_offset, contiguous
-    options.max_records, options.check_crc = max(max_records, 0), check_crc
-    options.aborted, options.aborted_count = NULL, 0
-    if aborted:
-        list_block = aborted_block(aborted, &options)
+    options.start, options.end, options.min_offset, options.first_offset = start, end, min_offset, first_offset
+    options.contiguous, options.max_records, options.check_crc = contiguous, max(max_records, 0), check_crc
+    list_block = aborted_block(aborted, &options)
     with nogil:
         status = mq_run_plan(run.bytes, &options, &run.run, &err)
     if status != MQ_OK:

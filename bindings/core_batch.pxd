@@ -77,6 +77,7 @@ cdef extern from "mqcore/batch_iter.h" nogil:
         uint64_t end
         int64_t next_offset
         bint compressed_next
+        bint transactional
     ctypedef struct mq_columns:
         int64_t *offsets
         int64_t *timestamps

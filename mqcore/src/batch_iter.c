@@ -61,6 +61,7 @@ static bool add_span(mq_run *run, uint64_t position, const mq_batch *b)
     }
     run->spans[run->count++] = (mq_span){position, b->base_offset, b->size, b->record_count};
     run->records += (uint64_t)b->record_count;
+    run->transactional |= (b->attributes & MQ_ATTR_TRANSACTIONAL) != 0;
     return true;
 }
 

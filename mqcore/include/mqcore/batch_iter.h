@@ -54,6 +54,7 @@ typedef struct mq_run {
     uint64_t end;         /* first byte that the run did not take: its end, a compressed batch, or a damaged one */
     int64_t next_offset;  /* first offset after all that was taken or passed over; first_offset if nothing was */
     bool compressed_next; /* the batch at `end` is compressed: inflate it (it is checked by whoever does) */
+    bool transactional;   /* a batch of a transaction is among the served ones */
 } mq_run;
 
 typedef struct mq_columns {

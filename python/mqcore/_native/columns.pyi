@@ -4,7 +4,7 @@ All arrays and memoryviews are read-only, share memory (the source buffer's or t
 Offsets are record numbers, positions bytes in the source buffer, timestamps milliseconds since 1970.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import final, overload
 
 import numpy as np
@@ -25,6 +25,8 @@ class Columns:
     end_position: int
     compressed_next: bool
     """The batch at end_position is compressed: inflate it, then decode that."""
+    transactional: bool
+    """Batches of transactions were among those decoded (not told of a window)."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> RecordIterator: ...
@@ -85,11 +87,17 @@ class Record:
 
 @final
 class RecordIterator:
-    """Records in order; knows what it has handed out."""
+    """Records of one window after the other, in order; knows what it has handed out.
 
+    refill: called with this iterator when it is at its end; loads the next window and returns True, or returns False to
+    end the iteration. (Several threads may be in it at once: load and take_rest are atomic.)
+    """
+
+    def __init__(self, refill: Callable[[RecordIterator], bool] | None = None) -> None: ...
     def __iter__(self) -> RecordIterator: ...
     def __next__(self) -> Record: ...
-    def __length_hint__(self) -> int: ...
+    def load(self, columns: Columns) -> None:
+        """Go on with this window. What was not handed out of the one before is forgotten: take_rest first."""
     @property
     def next_offset(self) -> int:
         """Offset of the record that comes next, or the window's next_offset."""
@@ -100,7 +108,6 @@ class RecordIterator:
 class ValueIterator:
     def __iter__(self) -> ValueIterator: ...
     def __next__(self) -> bytes | memoryview | None: ...
-    def __length_hint__(self) -> int: ...
 
 @final
 class Values(Sequence[memoryview | None]):

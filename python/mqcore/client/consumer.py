@@ -17,7 +17,6 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
 
 from mqcore.client.batches import Batch
@@ -71,7 +70,7 @@ class StoreLike(Protocol):
 
 
 class _InFlight(NamedTuple):
-    """A batch whose records are being handed out one by one."""
+    """A batch whose records are being handed out one by one, to one iterator at a time."""
 
     key: TopicPartition
     records: RecordIterator
@@ -246,16 +245,15 @@ class Consumer:
         """
         if max_records < 1:
             raise ValueError("max_records must be 1 or more")
+        self._check_open()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._lock:
-            self._check_open()
-            self._give_back()
         while True:
             marks = self._store.marks  # the same for look and sleep: a reader may find a new writer meanwhile
             seen = marks.sequence()  # before the look: invariant 2
             with self._lock:
                 if self._closed:
                     return []
+                self._give_back()
                 found = self._collect(max_records, one=False)
             if found or not self._sleep(marks, seen, deadline):
                 return [Batch(columns) for columns in found]
@@ -276,29 +274,25 @@ class Consumer:
     def __iter__(self) -> Iterator[Record]:
         """Records, one at a time, for ever (with follow=False: until the log's end). Leaving the loop loses nothing:
         the position is behind the last record that was handed out."""
-        # chain calls each batch's native iterator itself: no Python frame for a record.
-        return chain.from_iterable(self._record_iterators())
-
-    def _record_iterators(self) -> Iterator[RecordIterator]:
         self._check_open()
-        while (found := self._next(10_000, None if self._follow else 0.0)) is not None:
-            records = found.iter_records()
-            with self._lock:
-                self._in_flight = _InFlight(TopicPartition(found.topic, found.partition), records)
-            yield records
+        wait_s = None if self._follow else 0.0
+        # One native iterator over all batches: no Python frame for a record, one for a refill.
+        return RecordIterator(lambda records: self._next(10_000, wait_s, records) is not None)
 
-    def _next(self, max_records: int, wait_s: float | None) -> Columns | None:
-        """The next batch of some partition; None: none in time, or closed."""
+    def _next(self, max_records: int, wait_s: float | None, records: RecordIterator | None = None) -> Columns | None:
+        """The next batch of some partition; None: none in time, or closed. records: the iterator to load it into."""
         deadline = None if wait_s is None else time.monotonic() + wait_s
-        with self._lock:
-            self._give_back()
         while True:
             marks = self._store.marks
             seen = marks.sequence()
             with self._lock:
                 if self._closed:
                     return None
+                self._give_back()
                 found = self._collect(max_records, one=True)
+                if found and records is not None:
+                    records.load(found[0])
+                    self._in_flight = _InFlight(TopicPartition(found[0].topic, found[0].partition), records)
             if found:
                 return found[0]
             if not self._sleep(marks, seen, deadline):

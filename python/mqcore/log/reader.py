@@ -120,7 +120,7 @@ class PartitionReader(Generic[Log]):
         self._at = self._end = self._shift = 0  # in the source; shift: where the source begins in the file
         self._path = ""
         self._compacted = False
-        self._aborted: Sequence[tuple[int, ...]] = ()
+        self._aborted: Sequence[tuple[int, ...]] | None = None  # None: not asked for yet
 
     @property
     def position(self) -> int:
@@ -172,9 +172,6 @@ class PartitionReader(Generic[Log]):
         if self.copy:
             self._source = bytes(memoryview(self._source)[found.start : found.end])
             self._at, self._end, self._shift = 0, found.end - found.start, found.start
-        aborted = getattr(self.log, "aborted", None)
-        if aborted is not None and self.isolation == IsolationLevel.READ_COMMITTED:
-            self._aborted = aborted(self._fetch, self.log.visible_end(self.isolation))
         return True
 
     def _decode(self, max_records: int) -> Columns:
@@ -192,7 +189,7 @@ class PartitionReader(Generic[Log]):
         return columns
 
     def _columns(self, source: Buffer, at: int, end: int, max_records: int, check_crc: bool) -> tuple[Columns, int]:
-        return decode(
+        columns, position = decode(
             source,
             at,
             end,
@@ -201,10 +198,17 @@ class PartitionReader(Generic[Log]):
             check_crc=check_crc,
             first_offset=self._expected,
             contiguous=not self._compacted,
-            aborted=self._aborted,
+            aborted=self._aborted or (),
             topic=self.log.topic,
             partition=self.log.partition,
         )
+        if columns.transactional and self._aborted is None and self.isolation == IsolationLevel.READ_COMMITTED:
+            # Asked only now: most topics never see a transaction, and the list costs a look at index files.
+            find = getattr(self.log, "aborted", None)
+            self._aborted = () if find is None else find(self._fetch, self.log.visible_end(self.isolation))
+            if self._aborted:
+                return self._columns(source, at, end, max_records, check_crc)
+        return columns, position
 
     def _inflate(self, source: Buffer, max_records: int) -> tuple[Columns, int]:
         """Inflate the compressed batches that come next into plain ones, and decode those: one decoder for all.

@@ -263,6 +263,14 @@ def test_objects_made_by_hand_fail_at_their_first_use(kind: type) -> None:
                 pass
 
 
+def test_attributes_are_found_by_any_string() -> None:
+    record = decode(encode([Plain(b"v", b"k")]))[0].record(0)
+    assert getattr(record, "".join(["val", "ue"])) == record.value == b"v"
+    assert not hasattr(record, "values")
+    with pytest.raises(AttributeError):
+        record.value = b"x"  # type: ignore[misc]
+
+
 def test_odd_header_names_come_back() -> None:
     name = b"\xff\xfe".decode("utf-8", "surrogateescape")
     run, _ = decode(encode([Plain(b"v", headers=((name, b"x"), ("", None)))]))
