@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mqcore._native.commit import CommitQueue, Submission
 from mqcore._native.journal import Journal
-from mqcore.errors import DiskFullError, StorageError, StoreClosedError
+from mqcore.errors import DiskFullError, InvariantError, StorageError, StoreClosedError
 
 RING_FILE_BYTES = 8 << 20
 # A round of one segment from this size on is synced in place; a smaller one goes to the journal, because overwriting
@@ -169,10 +169,12 @@ class GroupCommit:
         """What the journal proves durable and the checkpoint does not cover, oldest first.
 
         The caller writes `data` where the segment differs, and syncs those segments before its first submit,
-        checkpoint or close: each declares the replay done. An entry whose topic is gone may be skipped. Nothing at a
-        second call after that. Raises StorageError.
+        checkpoint or close: each declares the replay done. Until then it may be read again. An entry whose topic is gone
+        may be skipped. Raises StorageError, InvariantError (already done: what it holds would be lost).
         """
-        if self._journal is not None and not self._settled:
+        if self._settled:
+            raise InvariantError("the journal was replayed before, or written to before its replay")
+        if self._journal is not None:
             for topic_id, *rest in self._journal.replay():
                 yield JournalEntry(uuid.UUID(bytes=topic_id), *rest)
         self._replayed = True
