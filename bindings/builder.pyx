@@ -250,7 +250,11 @@ cdef class Accumulator:
         self.open_sinks[sink] = None
         if not self.armed:  # not before: disarm() must see the chunk, or this must see that it disarmed
             self.armed = True
-            self._arm()
+            try:
+                self._arm()
+            except BaseException:  # no thread to be had: the next chunk tries again
+                self.armed = False
+                raise
         return 0
 
     cdef Delivery put(self, Topic t, mq_record *r, int32_t p):

@@ -10,6 +10,7 @@ Lock: `_changed` guards the due times and the stop flag; nothing else is locked 
 
 from __future__ import annotations
 
+import _thread
 import logging
 import math
 import threading
@@ -33,7 +34,8 @@ class Linger:
         self._changed = threading.Condition()  # reentrant: a finalizer may send, and so arm, at any time
         self._due: dict[Lingering, float] = {}  # producer -> when to look at it (time.monotonic, s)
         self._waiting_until = 0.0  # what the thread sleeps for; in the past while it is awake
-        self._thread: threading.Thread | None = None
+        self._ended: threading.Event | None = None  # set by the thread as the last thing it does; None: no thread yet
+        self._ident = 0
         self._stopping = False
 
     def arm(self, producer: Lingering, delay_s: float) -> None:
@@ -43,9 +45,12 @@ class Linger:
             if self._stopping or self._due.get(producer, math.inf) <= due:
                 return
             self._due[producer] = due
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mqcore-linger", daemon=True)
-                self._thread.start()
+            if self._ended is None:
+                ended = threading.Event()
+                # Not threading.Thread: its start() waits until the thread runs, which a send on a busy machine should
+                # not. Like a daemon thread it does not keep the interpreter alive.
+                self._ident = _thread.start_new_thread(self._run, (ended,))
+                self._ended = ended
             elif due < self._waiting_until:
                 self._changed.notify()
 
@@ -60,17 +65,20 @@ class Linger:
             self._stopping = True
             self._due.clear()
             self._changed.notify()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            ended = self._ended
+        if ended is not None and self._ident != threading.get_ident():
+            ended.wait()
 
-    def _run(self) -> None:
-        while True:
-            producer = self._next()
-            if producer is None:
-                return
-            self._tick(producer)
-            del producer  # invariant 2 ends with the tick
+    def _run(self, ended: threading.Event) -> None:
+        try:
+            while True:
+                producer = self._next()
+                if producer is None:
+                    return
+                self._tick(producer)
+                del producer  # invariant 2 ends with the tick
+        finally:
+            ended.set()
 
     def _next(self) -> Lingering | None:
         """Sleep until a producer is due and take it off the list; None: stop."""

@@ -44,7 +44,8 @@ def test_ticks_come_no_earlier_than_due_and_stop_when_nothing_is_left() -> None:
     linger.close()
     linger.close()
     linger.arm(slow, 0.0)
-    assert not any(thread.name == "mqcore-linger" and thread.is_alive() for thread in [linger._thread] if thread)
+    assert linger._ended is not None
+    assert linger._ended.is_set()
 
 
 def test_an_error_does_not_keep_others_waiting_and_is_tried_again() -> None:
@@ -78,5 +79,5 @@ def test_who_is_removed_is_not_ticked_and_nobody_idle_is_kept_alive() -> None:
 
 def test_a_store_that_never_lingers_has_no_thread() -> None:
     linger = Linger()
-    assert linger._thread is None
+    assert linger._ended is None
     linger.close()
