@@ -27,7 +27,7 @@ static mq_status index_records(mq_keymap *m, const uint8_t *bytes, const mq_batc
     const uint8_t *at = bytes + MQ_BATCH_HEADER, *const end = bytes + b->size;
     for (int32_t i = 0; i < b->record_count; i++) {
         mq_record r;
-        if (!mq_record_parse(at, end, &r))
+        if (!mq_record_parse(at, end, &r) || r.offset_delta > b->last_offset_delta)
             return bad_record(err, bytes, at);
         const int64_t offset = b->base_offset + r.offset_delta;
         if (r.key_length >= 0 && offset >= start_offset) {
@@ -75,7 +75,7 @@ mq_status mq_compact_index_run(mq_keymap *m, const uint8_t *bytes, size_t size, 
             return status;
         }
         *position += b.size;
-        *next_offset = mq_batch_last_offset(&b) + 1;
+        *next_offset = mq_batch_last_offset(&b) + (mq_batch_last_offset(&b) < INT64_MAX);
     }
     return MQ_OK;
 }
@@ -105,7 +105,7 @@ void mq_compact_out_free(mq_compact_out *out)
 
 bool mq_compact_stays(const mq_compact_rules *rules, int64_t last_offset)
 {
-    if (last_offset + 1 == rules->round_end)
+    if (last_offset == rules->round_end - 1)
         return true;
     size_t low = 0, n = rules->last_count;
     while (n > 0) {
