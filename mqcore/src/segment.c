@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "mqcore/alloc.h"
 #include "mqcore/limits.h"
@@ -148,12 +149,34 @@ void mq_segment_free(mq_segment *segment)
     mq_free(segment);
 }
 
+/* A reader whose descriptor was closed for a while must find the file that it knew: the writer may have put a compacted
+ * one under its name. ENOENT then, as if the name were gone: look at the directory again. lock is held. */
+static mq_status check_file(mq_segment *segment, mq_error *err)
+{
+    struct stat found;
+    if (fstat(segment->fd, &found) != 0)
+        return mq_fail(err, MQ_EIO, segment->path, 0, "cannot stat the log");
+    if (segment->inode == 0)
+        segment->inode = (uint64_t)found.st_ino;
+    if (segment->inode == (uint64_t)found.st_ino)
+        return MQ_OK;
+    if (segment->fd_users == 0) {
+        mq_io_close(segment->io, segment->fd);
+        segment->fd = -1;
+        segment->fd_drop = false;
+    }
+    errno = ENOENT;
+    return mq_fail(err, MQ_EIO, segment->path, 0, "the log file was replaced");
+}
+
 mq_status mq_seg_get_fd(mq_segment *segment, int *fd, mq_error *err)
 {
     mq_status status = MQ_OK;
     pthread_mutex_lock(&segment->lock);
     if (segment->fd < 0)
         status = mq_io_open(segment->io, segment->path, segment->writable ? O_RDWR : O_RDONLY, 0, &segment->fd, err);
+    if (status == MQ_OK && !segment->writable)
+        status = check_file(segment, err);
     if (status == MQ_OK) {
         segment->fd_users++;
         *fd = segment->fd;

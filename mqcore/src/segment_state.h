@@ -55,7 +55,8 @@ struct mq_segment {
     uint64_t spill_bytes; /* spill when a tail is this long: rises after a failed spill */
 
     /* lock */
-    int fd; /* -1: not open */
+    int fd;         /* -1: not open */
+    uint64_t inode; /* of the file that a reader opened first, 0: none yet */
     unsigned fd_users;
     bool fd_drop;           /* close when the last user is done */
     mq_segment_index index; /* tails and counts; pending entries are the writer's */

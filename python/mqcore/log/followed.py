@@ -83,6 +83,10 @@ class FollowedPartition(PartitionLog):
         self._segments.replace(tuple(self._entry(state) for state in states))
         self._offsets, self._known = offsets, True
 
+    def _look_again(self) -> None:
+        # A file is gone or is another one: compaction moves no marks.
+        self._marks, self._listed = (), (-1, False)
+
     # -- segments ---------------------------------------------------------------------------------------------------
 
     def _entry(self, state: SegmentState) -> SegmentEntry:
@@ -120,14 +124,19 @@ class FollowedPartition(PartitionLog):
         bases, entries = layout.list_segments(self.directory), []
         for index, base in enumerate(bases):
             last = index + 1 == len(bases)
-            if base in known and not last:
-                entries.append(known[base])
-                continue
             path = f"{self.directory}/{layout.segment_name(base)}"
             try:
-                size = os.stat(path, follow_symlinks=False).st_size
+                found = os.stat(path, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # retention was faster
+            if base in known and not last:
+                inode, same_size = known[base].inode, known[base].size == found.st_size
+                if inode == found.st_ino or (inode == 0 and same_size):
+                    known[base].inode = found.st_ino
+                    entries.append(known[base])
+                    continue
+                known[base].retire()  # compaction put another file in its place
+            size = found.st_size
             end = base + OFFSET_DELTA_MAX if last else bases[index + 1]
             old = self._segments.last
             # An entry with an exact end is what a writer left before this one came: it would hide what is new.
@@ -135,6 +144,7 @@ class FollowedPartition(PartitionLog):
                 entries.append(old)
             else:
                 entries.append(self._entry(SegmentState(base, size, end, UNKNOWN, UNKNOWN)))
+                entries[-1].inode = found.st_ino
         self._segments.replace(tuple(entries))
 
     # -- not for readers ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
     STORE/clean-shutdown                     sizes and offsets after a clean close; absent while a writer is open
     STORE/recovery-point-offset-checkpoint   below it a partition is synced
     STORE/log-start-offset-checkpoint        log starts that lie inside a segment
+    STORE/cleaner-offset-checkpoint          up to where partitions are compacted
     STORE/journal/ views/ quarantine/
     STORE/topics/<topic>-<partition>/        <base:020d>.log .index .timeindex .txnindex, leader-epoch-checkpoint,
                                              partition.metadata (the topic id), damaged (ranges that recovery found)
@@ -31,6 +32,7 @@ METADATA_TOPIC_ID = uuid.UUID(int=1)  # as Kafka's own metadata topic: a reserve
 
 META, LOCK, SESSION, CLEAN_SHUTDOWN = "meta.json", "lock", "session.json", "clean-shutdown"
 RECOVERY_POINTS, LOG_STARTS = "recovery-point-offset-checkpoint", "log-start-offset-checkpoint"
+CLEANED_OFFSETS = "cleaner-offset-checkpoint"
 TOPICS, VIEWS, JOURNAL, QUARANTINE = "topics", "views", "journal", "quarantine"
 LEADER_EPOCHS, PARTITION_METADATA, DAMAGED = "leader-epoch-checkpoint", "partition.metadata", "damaged"
 

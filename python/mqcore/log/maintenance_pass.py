@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from mqcore.errors import MQError
-from mqcore.log import retention
+from mqcore.log import compaction, retention
 from mqcore.log.checkpoints import PartitionKey, PartitionState
+from mqcore.log.compaction import Compaction
 from mqcore.log.os_errors import os_errors
 from mqcore.log.report import MaintenanceReport
 from mqcore.log.retention import RetentionClock, SegmentFacts
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # Bytes that one pass reads to make digests: a pass holds the lock that changes of topics wait for.
 DIGEST_BUDGET_BYTES = 64 << 20
+# Bytes of log that one pass compacts, the last round whole.
+COMPACTION_BUDGET_BYTES = 256 << 20
 
 
 class Housekeeper:
@@ -37,6 +40,8 @@ class Housekeeper:
     def __init__(self, store: LogStore) -> None:
         self._store = store
         self._clock: RetentionClock | None = None
+        io_bytes = store.config.log_cleaner_io_max_bytes_per_second
+        self._compaction = Compaction(map_bytes=store.config.log_cleaner_dedupe_buffer_size, pause=Pace(io_bytes))
         self._sealer = Sealer(store.io, Pace(store.config.seal_io_max_bytes_per_second))
 
     def run(self) -> MaintenanceReport:
@@ -49,6 +54,7 @@ class Housekeeper:
             self._seal,
             self._checkpoint,
             self._retain,
+            self._compact,
             self._digest,
             self._commit_views,
             self._remove,
@@ -90,6 +96,28 @@ class Housekeeper:
                 continue
             gone = retention.apply(log or store.partitions.log_of(info, key.partition), self._clock)
             report.deleted += gone.segments if gone is not None else 0
+
+    def _compact(self, report: MaintenanceReport) -> None:
+        """One round each for the partitions that are due, the dirtiest first, within the pass's budget."""
+        store, now_ms, due = self._store, self._store.clock.wall_ms(), []
+        for info, key, state in self._held():
+            if info.config.compacted and len(state.segments) > 1:
+                log = store.partitions.log_of(info, key.partition)
+                plan = compaction.plan(log, cleaned=log.cleaned, now_ms=now_ms)
+                if plan is not None and plan.is_due(info.config):
+                    due.append((plan.overdue, plan.ratio, plan, log))
+        due.sort(key=lambda one: one[:2], reverse=True)
+        left = COMPACTION_BUDGET_BYTES
+        if due:
+            store.save_recovery_points()  # the journal must not write again what is about to be moved
+        for _, _, plan, log in due:
+            if left <= 0:
+                break
+            done = self._compaction.run(log, plan, now_ms)
+            store.note_cleaned(log, done.end)
+            self._sealer.forget(log)
+            report.compacted += 1
+            left -= plan.clean_bytes + plan.dirty_bytes
 
     def _digest(self, report: MaintenanceReport) -> None:
         if self._store.durability == Durability.MEMORY:

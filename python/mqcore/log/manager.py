@@ -75,6 +75,7 @@ class LogStore:
         self.group: GroupCommit | None = None
         self.store_lock: StoreLock | None = None
         self.log_starts: dict[PartitionKey, int] = {}
+        self.cleaned: dict[PartitionKey, int] = {}  # up to where compaction came
         self.condemned: list[str] = []  # directories of deleted topics
         self._lock = threading.RLock()
         # Guards `group` alone, a leaf: partitions are made under their own lock, while maintenance holds _lock and
@@ -229,6 +230,7 @@ class LogStore:
             if self.group is not None:
                 self.group.discard(log)
         self.log_starts.pop(PartitionKey(info.name, number), None)
+        self.cleaned.pop(PartitionKey(info.name, number), None)
         path = self.layout.partition_dir(info.name, number)
         if layout.require_kind(path, "dir"):
             target = os.path.join(self.layout.topics, layout.deleted_dir_name(info.name, number, info.topic_id))
@@ -368,6 +370,13 @@ class LogStore:
             log = self.partitions.get(key)
             points[key] = state.log_end if log is None else log.recovery_point
         checkpoints.write_offsets(self.io, self.layout.path(layout.RECOVERY_POINTS), points)
+
+    def note_cleaned(self, log: PartitionLog, offset: int) -> None:
+        """Compaction came up to `offset`. The file is written after the segments are in place: a round that is done
+        again costs time, one that is believed and was not done would leave old records for ever."""
+        log.cleaned = self.cleaned[PartitionKey(log.topic, log.partition)] = offset
+        if self.durability != Durability.MEMORY:
+            checkpoints.write_offsets(self.io, self.layout.path(layout.CLEANED_OFFSETS), dict(self.cleaned))
 
     def remove_condemned(self) -> int:
         """Remove the directories of deleted topics, then their tombstones; how many directories went."""

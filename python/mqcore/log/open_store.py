@@ -72,6 +72,7 @@ class WriterOpening:
 
         store = self._store
         store.log_starts = opening.read_points(self._io, self._where.path(layout.LOG_STARTS), self._report)
+        store.cleaned = opening.read_points(self._io, self._where.path(layout.CLEANED_OFFSETS), self._report)
         points = opening.read_points(self._io, self._where.path(layout.RECOVERY_POINTS), self._report)
         for key, state in (self._clean or {}).items():
             points[key] = max(points.get(key, 0), state.log_end)  # a clean close synced it all
@@ -82,6 +83,7 @@ class WriterOpening:
             session=session,
             recovery_points=points,
             log_starts=store.log_starts,
+            cleaned=store.cleaned,
             durability_of=durability_of,
             threads=store.config.num_recovery_threads_per_data_dir,
         )
@@ -117,8 +119,9 @@ class WriterOpening:
         store.condemned += opening.sort_directories(
             self._io, self._where, self._report, known, store.registry.deleted(), is_ours
         )
-        for key in [key for key in store.log_starts if key.topic not in known]:
-            del store.log_starts[key]  # of topics that are gone
+        for offsets in (store.log_starts, store.cleaned):
+            for key in [key for key in offsets if key.topic not in known]:
+                del offsets[key]  # of topics that are gone
 
     def _replay(self, find: Callable[[uuid.UUID], TopicInfo | None]) -> None:
         """Redo what the journal proves, of the topics that `find` knows. After a clean close there is nothing."""

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mqcore.errors import StoreFormatError, StoreReadOnlyError
-from mqcore.log import checkpoints, layout
+from mqcore.log import checkpoints, layout, segment_swap
 from mqcore.log.checkpoints import Meta, PartitionKey, PartitionState, Session
 from mqcore.log.layout import Layout
 from mqcore.log.open_report import Finding, OpenReport
@@ -121,7 +121,7 @@ def is_unchanged(directory: str, state: PartitionState, damaged: Iterable[int] =
     then sends the partition through recovery."""
     known = {segment.base_offset: segment.size for segment in state.segments}
     try:
-        if layout.list_segments(directory) != sorted(known):
+        if layout.list_segments(directory) != sorted(known) or segment_swap.unfinished(directory):
             return False
         for base, size in known.items():
             found = os.stat(f"{directory}/{layout.segment_name(base)}", follow_symlinks=False).st_size
@@ -144,13 +144,16 @@ class Recoverer:
         session: Session,
         recovery_points: Mapping[PartitionKey, int],
         log_starts: Mapping[PartitionKey, int],
+        cleaned: Mapping[PartitionKey, int],
         durability_of: Callable[[TopicConfig, Durability], Durability],
         threads: int,
     ) -> None:
-        """session: the one that ended. recovery_points: below them all is synced. durability_of: of a topic's data,
+        """session: the one that ended. recovery_points: below them all is synced.
+        cleaned: how far compaction came: those partitions have gaps. durability_of: of a topic's data,
         given its settings and the store's durability in that session."""
         self._io, self._where, self._report, self._session = io, where, report, session
         self._points, self._starts, self._threads = recovery_points, log_starts, threads
+        self._cleaned = cleaned
         self._durability_of = durability_of
         self._lock = threading.Lock()
         self._work: dict[PartitionKey, PartitionRecovery] = {}
@@ -190,7 +193,7 @@ class Recoverer:
                 recovery_point=self._points.get(key, 0),
                 log_start=self._starts.get(key, 0),
                 durability=self._durability_of(info.config, self._session.durability),
-                compacted=info.config.compacted,
+                compacted=info.config.compacted or key in self._cleaned,
                 index_interval_bytes=info.config.index_interval_bytes,
                 index_max_bytes=info.config.segment_index_bytes,
                 report_lock=self._lock,

@@ -12,7 +12,7 @@ and is taken last, by the leader of a commit round too, which must not wait for 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mqcore.config.topic import TopicConfig
@@ -20,6 +20,7 @@ from mqcore.errors import (
     CorruptBatchError,
     OffsetOutOfRangeError,
     StorageError,
+    StoreClosedError,
     UnknownTopicError,
 )
 from mqcore.log import layout
@@ -69,6 +70,7 @@ class PartitionLog:
         self.directory = host.layout.partition_dir(topic, partition)
         self._dir = PartitionDirectory(host.io, self.directory, topic_id, there=on_disk)
         self.slot = NO_SLOT
+        self.cleaned = 0  # compaction came up to here: below it a key has one record
         self.recovery_point = log_end  # everything below is synced
         self.epochs = epochs if epochs is not None else LeaderEpochs()
         self.epoch = max(epoch, self.epochs.latest)
@@ -77,6 +79,7 @@ class PartitionLog:
         self._group = host.group_for(config)
         self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
+        self._exchange: tuple[tuple[SegmentEntry, ...], SegmentState, Callable[[], None]] | None = None
         self._lock = threading.Lock()
         # One seals at a time (maintenance, checkpoints, an appender whose seals are behind). After _lock, never before.
         self._seal_lock = threading.Lock()
@@ -122,6 +125,23 @@ class PartitionLog:
         """The leader epoch that the record at `offset` was written in; -1 for an offset below 0."""
         # A missing first entry means epoch 0 from the start on: see _begin_epoch.
         return max(0, self.epochs.epoch_of(offset)) if offset >= 0 else -1
+
+    @property
+    def compaction_limit(self) -> int:
+        """Nothing at or past it may be compacted: it is not stable, not durable, or still in the journal's care."""
+        offsets = self.offsets
+        limit = min(offsets.last_stable, offsets.high_watermark)
+        return min(limit, self.recovery_point) if self.host.syncs(self.config) else limit
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether offsets may be missing: the topic is compacted, or was."""
+        return self.config.compacted or self.cleaned > 0
+
+    @property
+    def tombstone_horizon(self) -> int:
+        """Below it compaction may have removed tombstones: a view that is not as far has missed them."""
+        return self.cleaned
 
     @property
     def segments(self) -> tuple[SegmentEntry, ...]:
@@ -355,8 +375,13 @@ class PartitionLog:
                 return None
             try:
                 return self._read(offset, max_bytes, end)
-            except FileNotFoundError:
-                continue  # retention took a segment between our look at the set and its opening: look again
+            except (FileNotFoundError, StoreClosedError, StorageError) as error:
+                # Retention or compaction took a segment between our look at the set and its use: look again, after
+                # an exchange that is under way.
+                if not _is_gone(error):
+                    raise
+                with self._lock:
+                    self._look_again()
             except CorruptBatchError as error:
                 raise self._placed(error, offset) from error
         raise StorageError("segment files are missing", path=self.directory, offset=offset)
@@ -374,10 +399,13 @@ class PartitionLog:
                     return None
                 mapping = segment.view(stop)
                 mapping.populate(start, stop)
-                return Slice(mapping, start, stop, entry.compacted)
+                return Slice(mapping, start, stop, entry.compacted or self.has_gaps)
             if entry.damage is not None and offset < entry.damage.next_offset:
                 raise _damaged(self.directory, entry.damage)
         return None
+
+    def _look_again(self) -> None:
+        """A segment was not what it was taken for: forget what is remembered of the files."""
 
     def _placed(self, error: CorruptBatchError, offset: int) -> CorruptBatchError:
         """The same error, with topic, partition and offset."""
@@ -388,6 +416,18 @@ class PartitionLog:
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """(offset, timestamp) of the first visible record at or after timestamp_ms; None if there is none."""
+        for _ in range(3):
+            self.host.check_usable()
+            try:
+                return self._offset_for_time(timestamp_ms)
+            except (FileNotFoundError, StoreClosedError, StorageError) as error:
+                if not _is_gone(error):
+                    raise
+                with self._lock:  # as in `read`
+                    self._look_again()
+        raise StorageError("segment files are missing", path=self.directory)
+
+    def _offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         from mqcore.log.reader import first_at_or_after
 
         offsets = self.offsets  # of a follower: brings the segments up to date
@@ -461,6 +501,42 @@ class PartitionLog:
             self.config = config
             self._group = self.host.group_for(config)
 
+    def exchange(self, old: Sequence[SegmentEntry], new: SegmentState, swap: Callable[[], None]) -> bool:
+        """Put one segment in the place of neighbours. swap: does it to the files, once no handle of theirs is open;
+        may be called again after an error. False: `old` are not all there any more, nothing happened.
+
+        Readers that meet a closed handle wait for the lock and look again; mappings that they have stay.
+        """
+        with self._lock:
+            entries = self._segments.entries
+            at = entries.index(old[0]) if old[0] in entries else -1
+            if at < 0 or self.deleted or entries[at : at + len(old)] != tuple(old):
+                return False
+            for entry in old:
+                if entry.is_open:
+                    self.host.open_segments.forget(entry.segment())
+                entry.retire()
+            self._exchange = (tuple(old), new, swap)
+            self._end_exchange()
+        return True
+
+    def finish_exchange(self) -> None:
+        """Go on with an exchange that an error interrupted. None: nothing."""
+        with self._lock:
+            self._end_exchange()
+
+    def _end_exchange(self) -> None:
+        if self._exchange is None:
+            return
+        old, new, swap = self._exchange
+        swap()
+        entry = SegmentEntry(new, self.open_segment, sealed=True)
+        entry.compacted = True
+        # By offset: after an interrupted exchange retention may have taken some of the old ones.
+        kept = [one for one in self._segments.entries if one not in old]
+        self._segments.replace(sorted([*kept, entry], key=lambda one: one.base_offset))
+        self._exchange = None
+
     def close(self, *, write_indexes: bool) -> None:
         """Close the segments' handles; views stay valid. write_indexes: for a clean close, after flush."""
         for entry in self._segments.entries:
@@ -469,6 +545,11 @@ class PartitionLog:
                     entry.segment().write_indexes()
                 self.host.open_segments.forget(entry.segment())
                 entry.close()
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether a segment's handle or file is not there any more."""
+    return not isinstance(error, StorageError) or error.where.get("errno") == "ENOENT"
 
 
 def _damaged(directory: str, damage: Damage) -> CorruptBatchError:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mqcore._native.segment import Mapping
     from mqcore.clock import Clock
     from mqcore.config.topic import TopicConfig
+    from mqcore.log.checkpoints import PartitionKey
     from mqcore.log.group_commit import GroupCommit
     from mqcore.log.layout import Layout
     from mqcore.log.offsets import Offsets
@@ -41,6 +42,7 @@ class PartitionHost(Protocol):
     clock: Clock
     layout: Layout
     open_segments: OpenSegments
+    cleaned: dict[PartitionKey, int]  # up to where compaction came
 
     def check_usable(self) -> None:
         """StoreClosedError, ForkedStoreError."""

@@ -119,7 +119,7 @@ class Partitions:
     def _make(
         self, info: TopicInfo, number: int, *, log_start: int, log_end: int, epochs: LeaderEpochs, epoch: int
     ) -> PartitionLog:
-        return PartitionLog(
+        log = PartitionLog(
             self._host,
             info.name,
             info.topic_id,
@@ -131,6 +131,8 @@ class Partitions:
             epoch=epoch,
             on_disk=layout.lstat_kind(self._host.layout.partition_dir(info.name, number)) == "dir",
         )
+        log.cleaned = self._host.cleaned.get(PartitionKey(info.name, number), 0)
+        return log
 
     def _kept(self, info: TopicInfo, number: int, state: PartitionState) -> PartitionLog:
         directory = self._host.layout.partition_dir(info.name, number)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mqcore.errors import StoreFormatError
-from mqcore.log import checkpoints, layout
+from mqcore.log import checkpoints, layout, segment_swap
 from mqcore.log.checkpoints import Damage, SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.open_report import Finding, OpenReport
@@ -128,6 +128,7 @@ class PartitionRecovery:
 
     def run(self) -> Loaded:
         """Scan what is not known to be good; cut or note damage. The files in `.touched` are still to be synced."""
+        self._finish_swaps()
         self._tidy()
         self._load_epochs()
         self._known = {damage.base_offset: damage for damage in self._load_damage()}
@@ -285,6 +286,17 @@ class PartitionRecovery:
 
     # -- files ------------------------------------------------------------------------------------------------------
 
+    def _finish_swaps(self) -> None:
+        """Go on with compaction's swaps that a crash interrupted."""
+        if layout.require_kind(self.directory, "dir"):
+            for base in segment_swap.recover(self.io, self.directory, self._set_swap_aside):
+                self._note("rebuilt", self._path(base), "an interrupted compaction was finished")
+
+    def _set_swap_aside(self, path: str, reason: str) -> None:
+        target = self._quarantine()
+        self.io.rename(path, unused(os.path.join(target, os.path.basename(path))))
+        self._note("quarantined", path, reason)
+
     def _tidy(self) -> None:
         """Remove what a crash left half-made or half-removed."""
         names = set(os.listdir(self.directory)) if layout.require_kind(self.directory, "dir") else set()
@@ -346,11 +358,7 @@ class PartitionRecovery:
         if not self._holds_data(base):
             self._unlink(base)
             return
-        root = os.path.dirname(os.path.dirname(self.directory))
-        target = os.path.join(root, layout.QUARANTINE, os.path.basename(self.directory))
-        for directory in (os.path.dirname(target), target):
-            if not layout.require_kind(directory, "dir"):
-                self.io.mkdir(directory)
+        target = self._quarantine()
         size = os.stat(self._path(base), follow_symlinks=False).st_size
         for suffix in layout.SEGMENT_SUFFIXES:
             path = self._path(base, suffix)
@@ -366,6 +374,15 @@ class PartitionRecovery:
         for suffix in layout.SEGMENT_SUFFIXES:
             if layout.lstat_kind(self._path(base, suffix)) == "file":
                 self.io.unlink(self._path(base, suffix))
+
+    def _quarantine(self) -> str:
+        """This partition's directory in the store's quarantine."""
+        root = os.path.dirname(os.path.dirname(self.directory))
+        target = os.path.join(root, layout.QUARANTINE, os.path.basename(self.directory))
+        for directory in (os.path.dirname(target), target):
+            if not layout.require_kind(directory, "dir"):
+                self.io.mkdir(directory)
+        return target
 
     def _holds_data(self, base: int) -> bool:
         return os.stat(self._path(base), follow_symlinks=False).st_size > 0

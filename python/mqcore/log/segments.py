@@ -29,7 +29,18 @@ UNKNOWN = -2  # a timestamp that only the open segment can tell
 class SegmentEntry:
     """One segment: its numbers, and its native handle once somebody needed it."""
 
-    __slots__ = ("_lock", "_opener", "_segment", "_state", "compacted", "created_ms", "damage", "sealed")
+    __slots__ = (
+        "_lock",
+        "_opener",
+        "_segment",
+        "_state",
+        "compacted",
+        "created_ms",
+        "damage",
+        "inode",
+        "retired",
+        "sealed",
+    )
 
     def __init__(
         self,
@@ -46,6 +57,8 @@ class SegmentEntry:
         self.damage = damage  # what lies between this segment's valid end and the next segment
         self.created_ms = created_ms  # for time-based roll of records without timestamps
         self.compacted = False
+        self.inode = 0  # of the .log file, where a reader noted it
+        self.retired = False  # another segment has its place: its files are gone, or another's
         self._lock = threading.Lock()
 
     @property
@@ -78,10 +91,12 @@ class SegmentEntry:
         return self._segment is not None
 
     def segment(self) -> Segment:
-        """The native handle, opened now if need be. Raises StorageError, FileNotFoundError."""
+        """The native handle, opened now if need be. Raises StorageError, FileNotFoundError (retired too)."""
         segment = self._segment
         if segment is None:
             with self._lock:
+                if self.retired:
+                    raise FileNotFoundError(f"segment {self.base_offset} was replaced")
                 segment = self._segment
                 if segment is None:
                     segment = self._segment = self._opener(self._state)
@@ -93,6 +108,15 @@ class SegmentEntry:
         if segment is None:
             return self._state
         return _state_of(segment)
+
+    def retire(self) -> None:
+        """Close the handle for good: whoever still holds it gets StoreClosedError, never another segment's bytes."""
+        with self._lock:
+            self.retired = True
+            segment, self._segment = self._segment, None
+            if segment is not None:
+                self._state = SegmentState(segment.base_offset, segment.size, segment.next_offset, UNKNOWN, UNKNOWN)
+                segment.close()
 
     def close(self) -> None:
         """Close the handle; views that readers hold stay valid (they own their mapping)."""
