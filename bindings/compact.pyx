@@ -19,17 +19,15 @@ cdef enum:
     HEADER_BYTES = 61
 
 DISCARD, KEEP, HORIZON, MAY_EMPTY = MQ_COMPACT_DISCARD, MQ_COMPACT_KEEP, MQ_COMPACT_HORIZON, MQ_COMPACT_MAY_EMPTY
-OUTCOMES = ("dropped", "copied", "rewritten", "emptied")
+_OUTCOMES = ("dropped", "copied", "rewritten", "emptied")
 
 
 cdef class KeyMap:
     cdef mq_keymap *_m
-    cdef readonly object lock
+    cdef object lock
 
-    def __init__(self, *, size_t max_bytes=128 << 20):
+    def __cinit__(self, *, size_t max_bytes=128 << 20):
         cdef mq_error err
-        if self._m != NULL:
-            raise TypeError("already initialised")
         self.lock = Lock()
         self._m = mq_keymap_new(max_bytes, <uint64_t>int.from_bytes(os.urandom(8), "little"), &err)
         if self._m == NULL:
@@ -38,16 +36,10 @@ cdef class KeyMap:
     def __dealloc__(self):
         mq_keymap_free(self._m)
 
-    cdef int check(self) except -1:
-        if self._m == NULL:
-            raise TypeError("not initialised")
-        return 0
-
     def put(self, key, int64_t offset, /) -> bool:
         cdef Borrowed b
         cdef mq_error err
         cdef mq_status status
-        self.check()
         if offset < 0:
             raise ValueError("offset is negative")
         borrow(key, &b)
@@ -63,7 +55,6 @@ cdef class KeyMap:
     def get(self, key, /) -> int:
         cdef Borrowed b
         cdef int64_t offset
-        self.check()
         borrow(key, &b)
         try:
             with self.lock:
@@ -73,13 +64,11 @@ cdef class KeyMap:
         return offset
 
     def __len__(self):
-        self.check()
         with self.lock:
             return mq_keymap_count(self._m)
 
     @property
     def bytes_used(self) -> int:
-        self.check()
         with self.lock:
             return mq_keymap_bytes(self._m)
 
@@ -88,7 +77,6 @@ cdef class KeyMap:
         cdef mq_error err
         cdef mq_status status
         cdef int64_t next_offset = -1
-        self.check()
         borrow(buffer, &b)
         try:
             check_range(&b, position, end)
@@ -104,7 +92,6 @@ cdef class KeyMap:
         cdef Borrowed b
         cdef mq_error err
         cdef mq_status status
-        self.check()
         borrow(batch, &b)
         try:
             with self.lock, nogil:
@@ -129,11 +116,8 @@ cdef class Filter:
     cdef mq_compact_stats _stats
     cdef int64_t *_last_offsets
 
-    def __init__(self, KeyMap map not None, *, int64_t end_offset, int64_t round_end, int64_t now_ms,
-                 int64_t delete_retention_ms, last_offsets=()):
-        map.check()
-        if self._map is not None:
-            raise TypeError("already initialised")
+    def __cinit__(self, KeyMap map not None, *, int64_t end_offset, int64_t round_end, int64_t now_ms,
+                  int64_t delete_retention_ms, last_offsets=()):
         if delete_retention_ms < 0 or now_ms < 0:
             raise ValueError("times must not be negative")
         offsets = sorted(last_offsets)
@@ -152,16 +136,10 @@ cdef class Filter:
         mq_compact_out_free(&self._out)
         free(self._last_offsets)
 
-    cdef int check(self) except -1:
-        if self._map is None:
-            raise TypeError("not initialised")
-        return 0
-
     def run(self, buffer, size_t position, size_t end, size_t out_bytes=1 << 20, /) -> int:
         cdef Borrowed b
         cdef mq_error err
         cdef mq_status status
-        self.check()
         borrow(buffer, &b)
         try:
             check_range(&b, position, end)
@@ -179,7 +157,6 @@ cdef class Filter:
         cdef mq_error err
         cdef mq_status status
         cdef mq_compact_outcome outcome
-        self.check()
         borrow(batch, &b)
         try:
             with self._map.lock, nogil:
@@ -189,14 +166,12 @@ cdef class Filter:
             give_back(&b)
         if status != MQ_OK:
             raise_status(status, &err)
-        return OUTCOMES[<int>outcome]
+        return _OUTCOMES[<int>outcome]
 
     def stays(self, int64_t last_offset, /) -> bool:
-        self.check()
         return mq_compact_stays(&self._rules, last_offset)
 
     def take(self) -> bytes:
-        self.check()
         with self._map.lock:
             taken = PyBytes_FromStringAndSize(<char *>self._out.bytes, <Py_ssize_t>self._out.size)
             self._out.size = 0

@@ -27,7 +27,7 @@ cdef enum:
 
 cdef object empty = np.empty
 cdef object bool_type = np.dtype(np.bool_)
-STATES = ("new", "duplicate", "pending")
+_STATES = ("new", "duplicate", "pending")
 
 
 cdef int raise_full(mq_status status, mq_error *err, size_t done, size_t max_bytes) except -1:
@@ -86,11 +86,9 @@ cdef class Dedup(_Gate):
     cdef mq_dedup *_d
     cdef size_t _max_bytes
 
-    def __init__(self, *, int64_t epoch_ms=1577836800000, uint32_t bucket_ms=256, size_t max_bytes=64 << 20):
+    def __cinit__(self, *, int64_t epoch_ms=1577836800000, uint32_t bucket_ms=256, size_t max_bytes=64 << 20):
         cdef mq_error err
         cdef mq_dedup_config config
-        if self._d != NULL:
-            raise TypeError("already initialised")
         config.epoch_ms, config.bucket_ms, config.max_bytes = epoch_ms, bucket_ms, max_bytes
         self._d = mq_dedup_new(&config, &err)
         if self._d == NULL:
@@ -103,8 +101,6 @@ cdef class Dedup(_Gate):
     cdef int enter(self) except -1:
         if self.busy:
             self.wait()
-        if self._d == NULL:
-            raise TypeError("not initialised")
         return 0
 
     @cython.critical_section
@@ -181,7 +177,7 @@ cdef class Dedup(_Gate):
         cdef int64_t low, high
         self.enter()
         cdef mq_seen seen = mq_dedup_find(self._d, id, &low, &high)
-        return STATES[<int>seen], low, high
+        return _STATES[<int>seen], low, high
 
     @cython.critical_section
     def add_pending(self, uint64_t tag, uint64_t id, int64_t offset=-1, /) -> bool:
@@ -254,6 +250,7 @@ cdef class Dedup(_Gate):
         cdef Borrowed b
         cdef Dedup made = cls.__new__(cls)
         borrow(snapshot, &b)
+        mq_dedup_free(made._d)
         made._d = mq_dedup_deserialize(b.bytes, b.size, max_bytes, &err)
         give_back(&b)
         if made._d == NULL:
@@ -266,10 +263,8 @@ cdef class Dedup128(_Gate):
     cdef mq_dedup128 *_d
     cdef size_t _max_bytes
 
-    def __init__(self, *, size_t max_bytes=64 << 20):
+    def __cinit__(self, *, size_t max_bytes=64 << 20):
         cdef mq_error err
-        if self._d != NULL:
-            raise TypeError("already initialised")
         self._d = mq_dedup128_new(max_bytes, <uint64_t>int.from_bytes(os.urandom(8), "little"), &err)
         if self._d == NULL:
             raise_status(err.status, &err)
@@ -281,8 +276,6 @@ cdef class Dedup128(_Gate):
     cdef int enter(self) except -1:
         if self.busy:
             self.wait()
-        if self._d == NULL:
-            raise TypeError("not initialised")
         return 0
 
     cdef mq_status many(self, const uint8_t *ids, size_t count, int64_t now_ms, int64_t offset, uint8_t *seen,
@@ -342,7 +335,7 @@ cdef class Dedup128(_Gate):
         borrow_id(id, &b)
         cdef mq_seen seen = mq_dedup128_find(self._d, b.bytes, &offset)
         give_back(&b)
-        return STATES[<int>seen], offset
+        return _STATES[<int>seen], offset
 
     def __contains__(self, id):
         return self.find(id)[0] != "new"
@@ -411,6 +404,7 @@ cdef class Dedup128(_Gate):
         cdef uint64_t seed = <uint64_t>int.from_bytes(os.urandom(8), "little")
         cdef Dedup128 made = cls.__new__(cls)
         borrow(snapshot, &b)
+        mq_dedup128_free(made._d)
         made._d = mq_dedup128_deserialize(b.bytes, b.size, max_bytes, seed, &err)
         give_back(&b)
         if made._d == NULL:

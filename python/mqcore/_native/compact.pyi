@@ -1,7 +1,7 @@
 """The inner loops of log compaction. Offsets are record numbers, positions bytes, times ms since 1970."""
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from typing_extensions import Buffer
 
@@ -18,7 +18,7 @@ class KeyMap:
     """Key -> last offset, in at most max_bytes (at least 64 KiB: ValueError). Keys are compared whole: two are never
     taken for one. Calls of several threads take turns."""
 
-    def __init__(self, *, max_bytes: int = ...) -> None: ...
+    def __new__(cls, *, max_bytes: int = ...) -> Self: ...
     def put(self, key: Buffer, offset: int, /) -> bool:
         """Note an offset (>= 0) of a key; the largest stays. False: the map is full, nothing changed."""
 
@@ -46,8 +46,8 @@ class Filter:
     those that end at one of last_offsets. delete_retention_ms: how long a tombstone stays after its first round.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         map: KeyMap,
         *,
         end_offset: int,
@@ -55,7 +55,7 @@ class Filter:
         now_ms: int,
         delete_retention_ms: int,
         last_offsets: Iterable[int] = (),
-    ) -> None: ...
+    ) -> Self: ...
     def run(self, buffer: Buffer, position: int, end: int, out_bytes: int = ..., /) -> int:
         """Filter the batches in [position, end) until out_bytes wait to be taken; where it stopped. Special batches
         stop it as they stop `index_run`. Runs without the GIL. CorruptBatchError, UnsupportedFormatError."""

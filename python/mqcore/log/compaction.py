@@ -105,9 +105,16 @@ def plan(log: PartitionLog, *, cleaned: int, now_ms: int) -> Plan | None:
         log.config,
         cleaned=cleaned,
         log_start=log.log_start_offset,
-        limit=log.compaction_limit,
+        limit=_limit(log),
         now_ms=now_ms,
     )
+
+
+def _limit(log: PartitionLog) -> int:
+    """Nothing at or past it may be compacted: it is not stable, not durable, or still in the journal's care."""
+    offsets = log.offsets
+    limit = min(offsets.last_stable, offsets.high_watermark)
+    return min(limit, log.recovery_point) if log.host.syncs(log.config) else limit
 
 
 class Compaction:

@@ -23,15 +23,15 @@ from mqcore.errors import (
     StoreClosedError,
     UnknownTopicError,
 )
-from mqcore.log import layout
+from mqcore.log import read_errors
 from mqcore.log.aborted import Aborted, AbortedTransactions
 from mqcore.log.admission import Chunk, check_timestamps, survey
-from mqcore.log.checkpoints import Damage, SegmentState
+from mqcore.log.checkpoints import SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.offsets import Offsets
 from mqcore.log.partition_dir import PartitionDirectory
 from mqcore.log.partition_ports import Appended, PartitionHost, Slice
-from mqcore.log.segments import SegmentEntry, SegmentSet, roll_reason
+from mqcore.log.segments import Exchange, SegmentEntry, SegmentSet, roll_reason
 from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class PartitionLog:
         self._group = host.group_for(config)
         self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
-        self._exchange: tuple[tuple[SegmentEntry, ...], SegmentState, Callable[[], None]] | None = None
+        self._exchange: Exchange | None = None
         self._lock = threading.Lock()
         # One seals at a time (maintenance, checkpoints, an appender whose seals are behind). After _lock, never before.
         self._seal_lock = threading.Lock()
@@ -125,13 +125,6 @@ class PartitionLog:
         """The leader epoch that the record at `offset` was written in; -1 for an offset below 0."""
         # A missing first entry means epoch 0 from the start on: see _begin_epoch.
         return max(0, self.epochs.epoch_of(offset)) if offset >= 0 else -1
-
-    @property
-    def compaction_limit(self) -> int:
-        """Nothing at or past it may be compacted: it is not stable, not durable, or still in the journal's care."""
-        offsets = self.offsets
-        limit = min(offsets.last_stable, offsets.high_watermark)
-        return min(limit, self.recovery_point) if self.host.syncs(self.config) else limit
 
     @property
     def has_gaps(self) -> bool:
@@ -376,14 +369,9 @@ class PartitionLog:
             try:
                 return self._read(offset, max_bytes, end)
             except (FileNotFoundError, StoreClosedError, StorageError) as error:
-                # Retention or compaction took a segment between our look at the set and its use: look again, after
-                # an exchange that is under way.
-                if not _is_gone(error):
-                    raise
-                with self._lock:
-                    self._look_again()
+                self._look_again_after(error)
             except CorruptBatchError as error:
-                raise self._placed(error, offset) from error
+                raise read_errors.placed(error, self, offset) from error
         raise StorageError("segment files are missing", path=self.directory, offset=offset)
 
     def _read(self, offset: int, max_bytes: int, end: int) -> Slice | None:
@@ -401,46 +389,32 @@ class PartitionLog:
                 mapping.populate(start, stop)
                 return Slice(mapping, start, stop, entry.compacted or self.has_gaps)
             if entry.damage is not None and offset < entry.damage.next_offset:
-                raise _damaged(self.directory, entry.damage)
+                raise read_errors.damaged(self.directory, entry.damage)
         return None
+
+    def _look_again_after(self, error: Exception) -> None:
+        """Retention or compaction took a segment between our look at the set and its use: look again, after what is
+        under way there. Any other error is raised."""
+        if not read_errors.is_gone(error):
+            raise error
+        with self._lock:
+            self._look_again()
 
     def _look_again(self) -> None:
         """A segment was not what it was taken for: forget what is remembered of the files."""
 
-    def _placed(self, error: CorruptBatchError, offset: int) -> CorruptBatchError:
-        """The same error, with topic, partition and offset."""
-        where = {"topic": self.topic, "partition": self.partition, "offset": offset} | {
-            name: value for name, value in error.where.items() if value is not None
-        }
-        return CorruptBatchError(error.what, hint=error.hint or "Run `mqcore log verify`", **where)
-
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """(offset, timestamp) of the first visible record at or after timestamp_ms; None if there is none."""
+        from mqcore.log.reader import search_time
+
         for _ in range(3):
             self.host.check_usable()
             try:
-                return self._offset_for_time(timestamp_ms)
+                log_start = self.offsets.log_start  # first: brings a follower's segments up to date
+                return search_time(self, self._segments.entries, log_start, timestamp_ms)
             except (FileNotFoundError, StoreClosedError, StorageError) as error:
-                if not _is_gone(error):
-                    raise
-                with self._lock:  # as in `read`
-                    self._look_again()
+                self._look_again_after(error)
         raise StorageError("segment files are missing", path=self.directory)
-
-    def _offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
-        from mqcore.log.reader import first_at_or_after
-
-        offsets = self.offsets  # of a follower: brings the segments up to date
-        for entry in self._segments.entries:
-            if entry.max_timestamp < timestamp_ms or entry.next_offset <= offsets.log_start:
-                continue
-            candidate = entry.segment().lookup_time(timestamp_ms)
-            if candidate < 0:
-                continue
-            found = first_at_or_after(self, max(candidate, offsets.log_start), timestamp_ms)
-            if found is not None:
-                return found
-        return None
 
     def aborted(self, from_offset: int, to_offset: int) -> list[Aborted]:
         """The aborted transactions that overlap [from_offset, to_offset): what read_committed leaves out."""
@@ -508,34 +482,23 @@ class PartitionLog:
         Readers that meet a closed handle wait for the lock and look again; mappings that they have stay.
         """
         with self._lock:
-            entries = self._segments.entries
-            at = entries.index(old[0]) if old[0] in entries else -1
-            if at < 0 or self.deleted or entries[at : at + len(old)] != tuple(old):
+            if self.deleted or not self._segments.holds(old):
                 return False
+            self._exchange = Exchange(self._segments, old, SegmentEntry(new, self.open_segment, sealed=True), swap)
             for entry in old:
                 if entry.is_open:
                     self.host.open_segments.forget(entry.segment())
                 entry.retire()
-            self._exchange = (tuple(old), new, swap)
-            self._end_exchange()
+            self._exchange.finish()
+            self._exchange = None
         return True
 
     def finish_exchange(self) -> None:
         """Go on with an exchange that an error interrupted. None: nothing."""
         with self._lock:
-            self._end_exchange()
-
-    def _end_exchange(self) -> None:
-        if self._exchange is None:
-            return
-        old, new, swap = self._exchange
-        swap()
-        entry = SegmentEntry(new, self.open_segment, sealed=True)
-        entry.compacted = True
-        # By offset: after an interrupted exchange retention may have taken some of the old ones.
-        kept = [one for one in self._segments.entries if one not in old]
-        self._segments.replace(sorted([*kept, entry], key=lambda one: one.base_offset))
-        self._exchange = None
+            if self._exchange is not None:
+                self._exchange.finish()
+                self._exchange = None
 
     def close(self, *, write_indexes: bool) -> None:
         """Close the segments' handles; views stay valid. write_indexes: for a clean close, after flush."""
@@ -545,19 +508,3 @@ class PartitionLog:
                     entry.segment().write_indexes()
                 self.host.open_segments.forget(entry.segment())
                 entry.close()
-
-
-def _is_gone(error: Exception) -> bool:
-    """Whether a segment's handle or file is not there any more."""
-    return not isinstance(error, StorageError) or error.where.get("errno") == "ENOENT"
-
-
-def _damaged(directory: str, damage: Damage) -> CorruptBatchError:
-    return CorruptBatchError(
-        "damaged range",
-        hint="Seek to next_offset to go on behind it; `mqcore log repair` quarantines it",
-        path=f"{directory}/{layout.segment_name(damage.base_offset)}",
-        position=damage.position,
-        offset=damage.offset,
-        next_offset=damage.next_offset,
-    )

@@ -30,6 +30,8 @@ from mqcore.types import IsolationLevel
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from mqcore.log.segments import SegmentEntry
+
 __all__ = [
     "Columns",
     "PartitionReader",
@@ -40,6 +42,7 @@ __all__ = [
     "Values",
     "first_at_or_after",
     "gather",
+    "search_time",
     "validity",
     "views",
 ]
@@ -274,4 +277,20 @@ def first_at_or_after(
         late = np.flatnonzero(columns.timestamps >= timestamp_ms)
         if len(late):
             return int(columns.offsets[late[0]]), int(columns.timestamps[late[0]])
+    return None
+
+
+def search_time(
+    log: ReadableLog, entries: Sequence[SegmentEntry], log_start: int, timestamp_ms: int
+) -> tuple[int, int] | None:
+    """(offset, timestamp) of the first visible record at or after timestamp_ms in these segments of the log."""
+    for entry in entries:
+        if entry.max_timestamp < timestamp_ms or entry.next_offset <= log_start:
+            continue
+        candidate = entry.segment().lookup_time(timestamp_ms)
+        if candidate < 0:
+            continue
+        found = first_at_or_after(log, max(candidate, log_start), timestamp_ms)
+        if found is not None:
+            return found
     return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -164,12 +164,36 @@ class SegmentSet:
         """Bytes of data in all segments."""
         return sum(entry.size for entry in self.entries)
 
+    def holds(self, some: Sequence[SegmentEntry]) -> bool:
+        """Whether these entries are here, side by side."""
+        at = self.entries.index(some[0]) if some[0] in self.entries else -1
+        return at >= 0 and self.entries[at : at + len(some)] == tuple(some)
+
     def from_offset(self, offset: int) -> tuple[SegmentEntry, ...]:
         """The segment that may hold `offset` (the floor by base offset) and all after it. Without a lock: works on
         one tuple whatever happens meanwhile."""
         entries = self.entries
         index = bisect_right(entries, offset, key=lambda entry: entry.base_offset)
         return entries[max(0, index - 1) :]
+
+
+class Exchange:
+    """One segment takes the place of others. Under the partition's lock."""
+
+    __slots__ = ("_new", "_old", "_segments", "_swap")
+
+    def __init__(
+        self, segments: SegmentSet, old: Sequence[SegmentEntry], new: SegmentEntry, swap: Callable[[], None]
+    ) -> None:
+        self._segments, self._old, self._new, self._swap = segments, tuple(old), new, swap
+
+    def finish(self) -> None:
+        """Swap the files, then the entries. After an error it can be called again."""
+        self._swap()
+        self._new.compacted = True
+        # By offset: after an interrupted exchange retention may have taken some of the old ones.
+        kept = [entry for entry in self._segments.entries if entry not in self._old]
+        self._segments.replace(sorted([*kept, self._new], key=lambda entry: entry.base_offset))
 
 
 def roll_reason(

@@ -320,8 +320,8 @@ def test_a_damaged_swap_replaces_nothing(tmp_path: Path) -> None:
     log = store.partition(TOPIC, 0)
     log.flush()
     for at in range(1, 20):  # stop right after the decision, at the first unlink of an old segment's file
+        io.arm(at, errno.EIO, sticky=True, only="unlink")
         with pytest.raises(MQError):
-            io.arm(at, errno.EIO, sticky=True, only="unlink")
             compact(log, clock)
         io.disarm()
         if segment_swap.unfinished(log.directory):

@@ -1,4 +1,4 @@
-"""A round takes sealed segments below every limit, when they are dirty enough or too old, and merges small neighbours."""
+"""A round takes sealed segments below every limit, when they are dirty enough or too old; small neighbours merge."""
 
 from __future__ import annotations
 

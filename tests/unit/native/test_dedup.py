@@ -177,5 +177,3 @@ def test_arguments() -> None:
             Dedup(**bad)
     with pytest.raises(MQError):
         Dedup.deserialize(b"")
-    with pytest.raises(TypeError, match="not initialised"):
-        Dedup.__new__(Dedup).test_and_set(1)

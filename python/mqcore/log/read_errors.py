@@ -1,0 +1,36 @@
+"""The errors of a read: which of them mean "look again", and where the others happened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mqcore.errors import CorruptBatchError, StorageError
+from mqcore.log import layout
+from mqcore.log.checkpoints import Damage
+
+if TYPE_CHECKING:
+    from mqcore.log.partition_log import PartitionLog
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether a segment's handle or file is not there any more."""
+    return not isinstance(error, StorageError) or error.where.get("errno") == "ENOENT"
+
+
+def placed(error: CorruptBatchError, log: PartitionLog, offset: int) -> CorruptBatchError:
+    """The same error, with topic, partition and offset."""
+    where = {"topic": log.topic, "partition": log.partition, "offset": offset} | {
+        name: value for name, value in error.where.items() if value is not None
+    }
+    return CorruptBatchError(error.what, hint=error.hint or "Run `mqcore log verify`", **where)
+
+
+def damaged(directory: str, damage: Damage) -> CorruptBatchError:
+    return CorruptBatchError(
+        "damaged range",
+        hint="Seek to next_offset to go on behind it; `mqcore log repair` quarantines it",
+        path=f"{directory}/{layout.segment_name(damage.base_offset)}",
+        position=damage.position,
+        offset=damage.offset,
+        next_offset=damage.next_offset,
+    )
