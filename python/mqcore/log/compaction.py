@@ -30,7 +30,7 @@ from mqcore.errors import CorruptBatchError, InvalidConfigError, InvariantError,
 from mqcore.log import compaction_plan, layout, seal, segment_swap
 from mqcore.log.checkpoints import SegmentState
 from mqcore.log.compaction_plan import Candidate, Plan
-from mqcore.log.compaction_transactions import Aborted, OpenTransactions
+from mqcore.log.compaction_transactions import OpenTransactions
 from mqcore.log.segments import UNKNOWN
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 BATCH_BYTES_MAX = 256 << 20
 WINDOW_BYTES = 4 << 20  # read, and throttled, at a time
 WRITE_BYTES = 1 << 20
+OFFSET_MAX = 1 << 62
 _HEADER = struct.Struct(">qiibIHiqqqhii")
 _CODEC, _TRANSACTIONAL, _CONTROL, _DELETE_HORIZON = 0x07, 0x10, 0x20, 0x40
 
@@ -152,7 +153,7 @@ class Compaction:
         last_offsets = self._last_of_producers(log) | {_last_offset(group[-1]) for group in grouped if group}
         done = Round(end=end, keys=len(keys))
         transactions = OpenTransactions()
-        transactions.expect(_aborted(log, 0))
+        transactions.expect(log.aborted(0, OFFSET_MAX))
         for group, (a, b) in zip(grouped, ranges, strict=True):
             if group:
                 copy = native.Filter(
@@ -171,7 +172,7 @@ class Compaction:
     def _index(self, keys: native.KeyMap, log: PartitionLog, dirty: Sequence[SegmentEntry], first_dirty: int) -> int:
         """Read the dirty segments into the map until it is full; the offset up to which they are in it."""
         transactions, end = OpenTransactions(), first_dirty
-        transactions.expect(_aborted(log, dirty[0].base_offset))
+        transactions.expect(log.aborted(dirty[0].base_offset, OFFSET_MAX))
         for entry in dirty:
             for mapping, position, stop in self._windows(log, entry, first_dirty):
                 while position < stop:
@@ -216,7 +217,7 @@ class Compaction:
         mapping = segment.view(size)
         start = segment.lookup(offset) if offset > entry.base_offset else 0
         while start < size:
-            stop = segment.lookup_batch_ends(start, WINDOW_BYTES, 1 << 62)
+            stop = segment.lookup_batch_ends(start, WINDOW_BYTES, OFFSET_MAX)
             if stop <= start:
                 raise CorruptBatchError("no whole batch", path=segment.path, position=start)
             mapping.populate(start, stop)
@@ -356,17 +357,6 @@ def _swap(log: PartitionLog, group: Sequence[SegmentEntry], state: SegmentState)
     return done
 
 
-def _aborted(log: PartitionLog, first: int) -> list[Aborted]:
-    """The aborted transactions that end at `first` or later. A segment names those whose marker lies in it, so all
-    later ones are asked."""
-    return [
-        one
-        for entry in log.segments
-        if entry.size and entry.next_offset > first
-        for one in entry.segment().aborted(first, 1 << 62)
-    ]
-
-
 def _header(mapping: Mapping, position: int) -> _Batch:
     return _Batch._make(_HEADER.unpack_from(memoryview(mapping), position))
 
@@ -377,7 +367,7 @@ def _last_offset(entry: SegmentEntry) -> int:
     mapping = segment.view(entry.size)
     position = 0
     while True:
-        stop = segment.lookup_batch_ends(position, WINDOW_BYTES, 1 << 62)
+        stop = segment.lookup_batch_ends(position, WINDOW_BYTES, OFFSET_MAX)
         if stop >= entry.size:
             break
         position = stop

@@ -14,10 +14,9 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-ABORT, COMMIT = 0, 1
+from mqcore.log.aborted import Aborted
 
-Aborted = tuple[int, int, int, int]
-"""(producer id, first offset, last offset, last stable offset) as in a .txnindex file."""
+ABORT, COMMIT = 0, 1
 
 
 @dataclass(slots=True)

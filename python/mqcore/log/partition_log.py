@@ -70,7 +70,7 @@ class PartitionLog:
         self.directory = host.layout.partition_dir(topic, partition)
         self._dir = PartitionDirectory(host.io, self.directory, topic_id, there=on_disk)
         self.slot = NO_SLOT
-        self.cleaned = 0  # compaction came up to here: below it a key has one record
+        self.cleaned = 0  # compaction came up to here: a view that is not as far may have missed tombstones
         self.recovery_point = log_end  # everything below is synced
         self.epochs = epochs if epochs is not None else LeaderEpochs()
         self.epoch = max(epoch, self.epochs.latest)
@@ -130,11 +130,6 @@ class PartitionLog:
     def has_gaps(self) -> bool:
         """Whether offsets may be missing: the topic is compacted, or was."""
         return self.config.compacted or self.cleaned > 0
-
-    @property
-    def tombstone_horizon(self) -> int:
-        """Below it compaction may have removed tombstones: a view that is not as far has missed them."""
-        return self.cleaned
 
     @property
     def segments(self) -> tuple[SegmentEntry, ...]:
@@ -393,8 +388,7 @@ class PartitionLog:
         return None
 
     def _look_again_after(self, error: Exception) -> None:
-        """Retention or compaction took a segment between our look at the set and its use: look again, after what is
-        under way there. Any other error is raised."""
+        """Retention or compaction took a segment before we used it: look again when they are through."""
         if not read_errors.is_gone(error):
             raise error
         with self._lock:
@@ -476,11 +470,8 @@ class PartitionLog:
             self._group = self.host.group_for(config)
 
     def exchange(self, old: Sequence[SegmentEntry], new: SegmentState, swap: Callable[[], None]) -> bool:
-        """Put one segment in the place of neighbours. swap: does it to the files, once no handle of theirs is open;
-        may be called again after an error. False: `old` are not all there any more, nothing happened.
-
-        Readers that meet a closed handle wait for the lock and look again; mappings that they have stay.
-        """
+        """Put one segment in the place of neighbours. swap: does it to the files, once no handle of theirs is open; may
+        be called again after an error. False: `old` are not all there any more. Mappings that readers have stay."""
         with self._lock:
             if self.deleted or not self._segments.holds(old):
                 return False

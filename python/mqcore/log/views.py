@@ -9,7 +9,7 @@ Invariants:
     5. A view is disposable (R9): what fails a check is dropped, rebuilt from the log and reported, and the reader who
        found it gets the right answer. Rebuilding costs time, never data: so a view's log keeps what it needs
        (compaction without retention).
-    6. A view that compaction may have passed (position below `tombstone_horizon`) is rebuilt: it would keep keys whose
+    6. A view that compaction may have passed (position below the log's `cleaned`) is rebuilt: it would keep keys whose
        tombstones are gone.
 
 Between commits the changes since the last one lie in memory (`_pending`) over the table and serve reads; maintenance
@@ -217,7 +217,7 @@ class View:
             return f"the log starts at {log.log_start_offset}, past it ({stored.offset})"
         if stored.leader_epoch != log.epoch_of(stored.offset - 1):
             return f"the record before offset {stored.offset} was lost and written anew in a later epoch"
-        horizon = getattr(log, "tombstone_horizon", 0)
+        horizon = getattr(log, "cleaned", 0)
         if stored.offset < horizon:
             return f"tombstones below offset {horizon} may be gone, and it had come to {stored.offset} only"
         return ""

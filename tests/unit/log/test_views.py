@@ -161,7 +161,7 @@ def test_a_view_of_another_topic_of_that_name_is_rebuilt(tmp_path: Path) -> None
 def test_a_view_older_than_the_tombstones_is_rebuilt(tmp_path: Path) -> None:
     log = filled(tmp_path)
     log.put(b"more", b"")
-    log.tombstone_horizon = 51  # type: ignore[attr-defined]
+    log.cleaned = 51  # type: ignore[attr-defined]
     env, _ = reopened(tmp_path, log)
     assert "tombstones" in env.problems[0]
     env.close()
