@@ -127,11 +127,6 @@ class PartitionLog:
         return max(0, self.epochs.epoch_of(offset)) if offset >= 0 else -1
 
     @property
-    def has_gaps(self) -> bool:
-        """Whether offsets may be missing: the topic is compacted, or was."""
-        return self.config.compacted or self.cleaned > 0
-
-    @property
     def segments(self) -> tuple[SegmentEntry, ...]:
         """The segments' numbers, ascending; opens nothing."""
         return self._segments.entries
@@ -382,7 +377,7 @@ class PartitionLog:
                     return None
                 mapping = segment.view(stop)
                 mapping.populate(start, stop)
-                return Slice(mapping, start, stop, entry.compacted or self.has_gaps)
+                return Slice(mapping, start, stop, entry.compacted or self.config.compacted or self.cleaned > 0)
             if entry.damage is not None and offset < entry.damage.next_offset:
                 raise read_errors.damaged(self.directory, entry.damage)
         return None
@@ -470,8 +465,8 @@ class PartitionLog:
             self._group = self.host.group_for(config)
 
     def exchange(self, old: Sequence[SegmentEntry], new: SegmentState, swap: Callable[[], None]) -> bool:
-        """Put one segment in the place of neighbours. swap: does it to the files, once no handle of theirs is open; may
-        be called again after an error. False: `old` are not all there any more. Mappings that readers have stay."""
+        """Put one segment in the place of neighbours. swap: does it to the files, once their handles are closed (mappings
+        stay); may be called again after an error. False: `old` are not all there any more."""
         with self._lock:
             if self.deleted or not self._segments.holds(old):
                 return False
