@@ -417,6 +417,37 @@ def test_a_forked_child_cannot_use_the_store_and_harms_nothing(tmp_path: Path) -
         assert values_of(store.partition(TOPIC, 0)) == [b"before", b"after"]
 
 
+def test_a_forked_child_that_exits_in_good_order_writes_nothing(tmp_path: Path) -> None:
+    """Its interpreter tears down every object that it inherited: none of them may touch the parent's files."""
+    code = """
+import hashlib, os, sys; sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from mqcore.log.marks import page_path
+from tests.support.stores import *
+def files():
+    return {str(p): p.read_bytes() for p in Path(sys.argv[1]).rglob("*") if p.is_file()}
+for durability in ("os", "fsync"):
+    store = LogStore.open(Path(sys.argv[1]) / durability, durability=durability)
+    store._maintenance.stop()
+    store.create_topic(TOPIC, config={"index.interval.bytes": 100})
+    for number in range(50): put(store.partition(TOPIC, 0), b"x" * 100)
+    before = files()
+    if os.fork() == 0:
+        sys.exit(0)
+    assert os.wait()[1] == 0
+    assert files() == before
+    assert os.path.exists(page_path(store.store_id, store.path))
+    put(store.partition(TOPIC, 0), b"still here")
+    store.close()
+"""
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-P", "-c", code, tmp_path, root], check=True)
+    for durability in ("os", "fsync"):
+        with opened(tmp_path / durability, durability=durability) as store:
+            assert store.recovery.clean
+            assert store.partition(TOPIC, 0).log_end_offset == 51
+
+
 def test_an_exit_without_close_is_a_clean_close(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
