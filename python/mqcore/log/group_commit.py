@@ -222,6 +222,11 @@ class GroupCommit:
         self._queue.drain(timeout_s)
 
     @property
+    def failed(self) -> bool:
+        """Whether a commit failed for good (invariant 3): nothing is accepted any more."""
+        return self._queue.error is not None
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes submitted and in no round yet: what a producer that does not wait should bound (`drain`)."""
         return self._queue.pending_bytes

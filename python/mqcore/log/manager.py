@@ -25,7 +25,14 @@ from mqcore.clock import Clock, SystemClock
 from mqcore.config.keys import ConfigValue
 from mqcore.config.store import StoreConfig
 from mqcore.config.topic import TopicConfig
-from mqcore.errors import ForkedStoreError, MQError, StoreClosedError, StoreReadOnlyError, UnknownTopicError
+from mqcore.errors import (
+    ForkedStoreError,
+    MQError,
+    StorageError,
+    StoreClosedError,
+    StoreReadOnlyError,
+    UnknownTopicError,
+)
 from mqcore.log import checkpoints, fork_guard, layout
 from mqcore.log.checkpoints import PartitionKey
 from mqcore.log.layout import Layout
@@ -283,6 +290,12 @@ class LogStore:
         self.check_usable()
         if self.read_only:
             raise StoreReadOnlyError("the store is open for reading only", path=self.path)
+        if self.group is not None and self.group.failed:
+            raise StoreReadOnlyError(
+                "a commit failed, and this process must not trust the disk again",
+                hint="Close the store, check the disk, open it again: recovery keeps what was acknowledged",
+                path=self.path,
+            )
 
     def group_commit(self) -> GroupCommit:
         """The store's group commit, opened at the first need."""
@@ -363,20 +376,9 @@ class LogStore:
 
     def save_recovery_points(self) -> None:
         """Write what is known to be synced: what recovery need not scan, and must not cut."""
-        if self.durability == Durability.MEMORY:
-            return
-        points = {}
-        for key, state in self.partitions.states():
-            log = self.partitions.get(key)
-            points[key] = state.log_end if log is None else log.recovery_point
-        checkpoints.write_offsets(self.io, self.layout.path(layout.RECOVERY_POINTS), points)
-
-    def note_cleaned(self, log: PartitionLog, offset: int) -> None:
-        """Compaction came up to `offset`. The file is written after the segments are in place: a round that is done
-        again costs time, one that is believed and was not done would leave old records for ever."""
-        log.cleaned = self.cleaned[PartitionKey(log.topic, log.partition)] = offset
         if self.durability != Durability.MEMORY:
-            checkpoints.write_offsets(self.io, self.layout.path(layout.CLEANED_OFFSETS), dict(self.cleaned))
+            path = self.layout.path(layout.RECOVERY_POINTS)
+            checkpoints.write_offsets(self.io, path, self.partitions.recovery_points())
 
     def remove_condemned(self) -> int:
         """Remove the directories of deleted topics, then their tombstones; how many directories went."""
@@ -419,7 +421,10 @@ class LogStore:
 
     def _close_writer(self) -> None:
         if self.group is not None:
+            failed = self.group.failed
             self.group.close()
+            if failed:  # a later sync may succeed and prove nothing (R2): the next open looks for itself
+                raise StorageError("closed as after a crash, for a commit failed", path=self.path)
         self.views.close()
         if self.durability == Durability.MEMORY:
             return

@@ -315,7 +315,10 @@ class PartitionLog:
         active = entries[-1]
         # What is appended after this line may or may not be covered: only what came before is claimed.
         target = active.next_offset
-        if not synced:
+        if synced:
+            if active.is_open and active.segment().failed:
+                raise StorageError("a sync failed before, and a later one proves nothing", path=self.directory)
+        else:
             if active.is_open and not active.sealed:
                 self.host.open_segments.touch(active.segment())
                 active.segment().flush()

@@ -101,6 +101,13 @@ class Partitions:
                     )
         yield from states.items()
 
+    def recovery_points(self) -> dict[PartitionKey, int]:
+        """Below which offset each partition is known to be synced."""
+        with self._lock:
+            points = {key: state.log_end for key, state in self._states.items()}
+            points |= {key: log.recovery_point for key, log in self._logs.items() if log.on_disk and not log.deleted}
+        return points
+
     def bounds(self, key: PartitionKey) -> tuple[int, int]:
         """(log start, high watermark) without making a log; (0, 0) for a partition that holds nothing."""
         with self._lock:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mqcore._native.io import FaultyIo
-from mqcore.errors import MQError
+from mqcore.errors import MQError, StorageError, StoreReadOnlyError
 from mqcore.log.manager import LogStore
 from tests.support.stores import TOPIC, opened, put, values_of
 
@@ -112,3 +112,28 @@ def test_all_calls_fail_from_one_on(tmp_path: Path, durability: str) -> None:
 def test_a_write_that_tears(tmp_path: Path, durability: str) -> None:
     for _, _, error in faults(tmp_path, durability, errno.EIO, short=7, only="pwritev"):
         assert error is None or isinstance(error, MQError), repr(error)
+
+
+def test_after_a_failed_commit_the_store_is_read_only(tmp_path: Path) -> None:
+    """A failed fsync is final for this process, whatever a second one says; the next one looks for itself."""
+    io = FaultyIo()
+    store = LogStore.open(tmp_path, io=io, durability="fsync")
+    store._maintenance.stop()
+    store.create_topic(TOPIC)
+    log = store.partition(TOPIC, 0)
+    put(log, b"acknowledged")
+    io.arm(1, errno.EIO, only="fdatasync")
+    with pytest.raises(StorageError):
+        put(log, b"not acknowledged")
+    io.disarm()
+    end = log.log_end_offset
+    for call in (lambda: put(log, b"x"), lambda: store.create_topic("u"), store.maintain, lambda: log.delete_before(1)):
+        with pytest.raises(StoreReadOnlyError, match="commit failed"):
+            call()
+    assert log.log_end_offset == end, "what is refused changes nothing"
+    assert values_of(log) == [b"acknowledged"]
+    with pytest.raises(StorageError, match="as after a crash"):
+        store.close()
+    with opened(tmp_path, durability="fsync") as store:
+        assert not store.recovery.clean
+        assert values_of(store.partition(TOPIC, 0))[0] == b"acknowledged"
