@@ -380,6 +380,13 @@ class LogStore:
             path = self.layout.path(layout.RECOVERY_POINTS)
             checkpoints.write_offsets(self.io, path, self.partitions.recovery_points())
 
+    def note_cleaned(self, log: PartitionLog, offset: int) -> None:
+        """Compaction came up to `offset`. The file is written after the segments are in place: a round that is done
+        again costs time, one that is believed and was not done would leave old records for ever."""
+        log.cleaned = self.cleaned[PartitionKey(log.topic, log.partition)] = offset
+        if self.durability != Durability.MEMORY:
+            checkpoints.write_offsets(self.io, self.layout.path(layout.CLEANED_OFFSETS), dict(self.cleaned))
+
     def remove_condemned(self) -> int:
         """Remove the directories of deleted topics, then their tombstones; how many directories went."""
         removed = 0
