@@ -84,11 +84,9 @@ static mq_status make_file(mq_journal *j, uint32_t number, mq_ring_file *f, mq_e
     const uint64_t size = j->options.file_bytes;
     char path[MQ_JOURNAL_PATH];
     mq_journal_path(j, number, path);
-    if (f->fd < 0)
-        f->fd = j->io->open(j->io, path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (f->fd < 0)
-        return mq_fail(err, MQ_EIO, path, 0, "cannot create a journal file");
     mq_status status = MQ_OK;
+    if (f->fd < 0 && (status = mq_io_open(j->io, path, O_RDWR | O_CREAT, 0600, &f->fd, err)) != MQ_OK)
+        return status;
     for (uint64_t at = 0; status == MQ_OK && at < size; at += sizeof zeros) {
         const size_t length = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
         status = mq_io_write_all(j->io, f->fd, zeros, length, at, path, err);

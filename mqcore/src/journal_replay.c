@@ -112,9 +112,8 @@ static mq_status open_file(mq_journal *j, uint32_t number, scratch *s, mq_error 
     char path[MQ_JOURNAL_PATH];
     mq_journal_path(j, number, path);
     const int access = j->options.read_only ? O_RDONLY : O_RDWR;
-    f->fd = j->io->open(j->io, path, access | O_CLOEXEC | O_NOFOLLOW, 0);
-    if (f->fd < 0)
-        return errno == ENOENT ? MQ_OK : mq_fail(err, MQ_EIO, path, 0, "cannot open a journal file");
+    if (mq_io_open(j->io, path, access, 0, &f->fd, err) != MQ_OK)
+        return err->sys_errno == ENOENT ? MQ_OK : err->status;
     uint64_t size = 0;
     if (mq_io_size(f->fd, &size, path, err) != MQ_OK)
         return err->status;

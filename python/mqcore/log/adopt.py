@@ -38,6 +38,7 @@ from mqcore.log import checkpoints, layout
 from mqcore.log.checkpoints import PartitionKey, PartitionState, SegmentState
 from mqcore.log.index_check import check_txn_index, read_index
 from mqcore.log.leader_epochs import LeaderEpochs
+from mqcore.log.os_errors import translated
 from mqcore.log.removal import remove_tree
 from mqcore.log.repair import empty_batches
 from mqcore.log.segment_check import BATCH_BYTES_MAX, NO_BOUND, BadRange, Bytes, SegmentCheck, SegmentChecker
@@ -163,7 +164,7 @@ def _check_segment(path: str, base: int, following: int | None, notes: list[str]
             for bad in found.bad:
                 size = _judge(file, bad, following is None, path, notes)
     except OSError as error:
-        raise StorageError(f"cannot read: {error.strerror}", path=path, errno=error.errno) from error
+        raise translated(error, "cannot read", path) from error
     if found.misnumbered:
         wrong = found.misnumbered[0]
         raise CorruptBatchError(

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from mqcore.codecs import Codec
-from mqcore.errors import MQError, StorageError, UnknownTopicError
+from mqcore.errors import MQError, UnknownTopicError
 from mqcore.log import layout
 from mqcore.log.layout import Layout
+from mqcore.log.os_errors import translated
 from mqcore.log.segment_check import BadRange, Bytes, SegmentChecker, columns_of
 
 Line = dict[str, Any]
@@ -52,7 +53,7 @@ def dump_file(path: str | os.PathLike[str], *, from_offset: int = 0, records: bo
     try:
         file = Bytes(path)
     except OSError as error:
-        raise StorageError(f"cannot open: {error.strerror}", path=path, errno=error.errno) from error
+        raise translated(error, "cannot open", path) from error
     with file:
         rows: list[Any] = []
         base = parsed.base_offset if parsed is not None else _first_offset(file)

@@ -28,6 +28,7 @@ import blake3
 
 from mqcore.errors import StorageError, StoreFormatError
 from mqcore.log import layout
+from mqcore.log.os_errors import translated
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -102,7 +103,7 @@ def read_digest(path: str) -> Digest | None:
         with open(path, "rb") as file:
             return parse_digest(file.read(_FILE_BYTES_MAX), path)
     except OSError as error:
-        raise StorageError("cannot read a digest", path=path, errno=error.errno) from error
+        raise translated(error, "cannot read a digest", path) from error
 
 
 def hash_file(path: str, size: int, algorithm: str, pause: Callable[[int], None] | None = None) -> str:
@@ -122,7 +123,7 @@ def hash_file(path: str, size: int, algorithm: str, pause: Callable[[int], None]
                 if pause is not None:
                     pause(len(chunk))
     except OSError as error:
-        raise StorageError("cannot read a segment", path=path, errno=error.errno, position=position) from error
+        raise translated(error, f"cannot read a segment at byte {position}", path) from error
     return hasher.hexdigest()
 
 

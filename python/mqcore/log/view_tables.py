@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import struct
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import blake3
 import lmdb
@@ -47,6 +48,8 @@ except ImportError:  # pragma: no cover
 KEY_BYTES_MAX = 480  # + kind and number stays below LMDB's 511
 DATA, LOCK, CLEAN = "data.mdb", "lock.mdb", "clean"
 LOCK_BYTES = 8192  # of LMDB's lock table, for the 126 readers that it has by default
+_INTERRUPTS_MAX = 10  # signals that one call of LMDB may meet
+_T = TypeVar("_T")
 _DROP_CHUNK = 10_000  # pairs removed in one transaction: bounds LMDB's list of dirty pages
 _NAME, _POSITION, _PAIR, _LONG_PAIR = b"\0", b"\1", b"\2", b"\3"
 _U32, _POSITION_FORMAT = struct.Struct(">I"), struct.Struct(">16siq")
@@ -212,6 +215,9 @@ class LmdbTables(_LmdbReader):
             self.dropped = str(damage)
             self._remove(LOCK, DATA)
             self._env, self._numbers = self._open(map_bytes), {}
+        except BaseException:
+            self._env.close()  # a second environment of one file in one process is refused
+            raise
 
     def _remove(self, *names: str) -> None:
         removed = False
@@ -227,11 +233,20 @@ class LmdbTables(_LmdbReader):
         # LMDB maps its lock table for writing and only sets its length: on a full disk the first write to the hole is
         # a SIGBUS. Written here, it has its blocks, or the error is one that can be caught.
         self._io.write_at(os.path.join(self._directory, LOCK), bytes(LOCK_BYTES), 0)
-        try:
-            # sync and metasync stay on: without them a power loss can leave a corrupt file, not just an old one.
-            return lmdb.open(self._directory, map_size=map_bytes, mode=0o600, readahead=False, **_LIBRARY)
-        except lmdb.Error as error:
-            raise _storage_error(error, self._directory) from error
+        # sync and metasync stay on: without them a power loss can leave a corrupt file, not just an old one.
+        return self._uninterrupted(
+            lambda: lmdb.open(self._directory, map_size=map_bytes, mode=0o600, readahead=False, **_LIBRARY)
+        )
+
+    def _uninterrupted(self, call: Callable[[], _T]) -> _T:
+        """`call`, again where a signal interrupted it (LMDB repeats only some of its system calls); an error is ours."""
+        for left in reversed(range(_INTERRUPTS_MAX)):
+            try:
+                return call()
+            except lmdb.Error as error:
+                if left == 0 or errno_in(str(error)) != errno.EINTR:
+                    raise _storage_error(error, self._directory) from error
+        raise AssertionError("the last turn returns or raises")
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
@@ -240,41 +255,42 @@ class LmdbTables(_LmdbReader):
 
         Raises StorageError, DiskFullError: then nothing is changed.
         """
+        self._numbers = self._uninterrupted(lambda: self._commit(views))
+
+    def _commit(self, views: Sequence[tuple[str, Changes, Position]]) -> dict[str, bytes]:
+        """One transaction; the numbers of the views after it."""
         numbers = dict(self._numbers)
-        try:
-            with self._env.begin(write=True) as txn:
-                for view, changes, position in views:
-                    number = numbers.get(view)
-                    if number is None:
-                        last = max((_U32.unpack(n)[0] for n in numbers.values()), default=0)
-                        numbers[view] = number = _U32.pack(last + 1)
-                        _put(txn, _NAME + view.encode(), number)
-                    for key, value in changes.items():
-                        stored_key = _stored_key(number, key)
-                        if value is None:
-                            txn.delete(stored_key)
-                        elif stored_key[:1] == _PAIR:
-                            _put(txn, stored_key, value)
-                        else:
-                            _put(txn, stored_key, _U32.pack(len(key)) + key + value)
-                    _put(txn, _POSITION + number, _POSITION_FORMAT.pack(position[0].bytes, *position[1:]))
-        except lmdb.Error as error:
-            raise _storage_error(error, self._directory) from error
-        self._numbers = numbers
+        with self._env.begin(write=True) as txn:
+            for view, changes, position in views:
+                number = numbers.get(view)
+                if number is None:
+                    last = max((_U32.unpack(n)[0] for n in numbers.values()), default=0)
+                    numbers[view] = number = _U32.pack(last + 1)
+                    _put(txn, _NAME + view.encode(), number)
+                for key, value in changes.items():
+                    stored_key = _stored_key(number, key)
+                    if value is None:
+                        txn.delete(stored_key)
+                    elif stored_key[:1] == _PAIR:
+                        _put(txn, stored_key, value)
+                    else:
+                        _put(txn, stored_key, _U32.pack(len(key)) + key + value)
+                _put(txn, _POSITION + number, _POSITION_FORMAT.pack(position[0].bytes, *position[1:]))
+        return numbers
 
     def drop(self, view: str) -> None:
         """Take a view away: its position in the first transaction, so that a crash half way leaves none believed."""
         number = self._number(view)
         if number is None:
             return
-        try:
-            with self._env.begin(write=True) as txn:
-                txn.delete(_POSITION + number)
-            for kind in (_PAIR, _LONG_PAIR):
-                while self._drop_some(kind + number):
-                    pass
-        except lmdb.Error as error:
-            raise _storage_error(error, self._directory) from error
+        self._uninterrupted(lambda: self._drop_position(number))
+        for kind in (_PAIR, _LONG_PAIR):
+            while self._uninterrupted(functools.partial(self._drop_some, kind + number)):
+                pass
+
+    def _drop_position(self, number: bytes) -> None:
+        with self._env.begin(write=True) as txn:
+            txn.delete(_POSITION + number)
 
     def _drop_some(self, head: bytes) -> bool:
         with self._env.begin(write=True) as txn, txn.cursor() as cursor:
