@@ -41,7 +41,7 @@ static uint8_t fd_dsync[FDS];
 
 /* Faults: the armed_at-th call from mqtrace_arm on fails with armed_error, in the way of armed_mode. */
 enum mode { FAIL_ONCE, FAIL_ALWAYS, SHORT_WRITE, SLOW };
-enum kind { ON_OPEN = 1, ON_READ = 2, ON_WRITE = 4, ON_SYNC = 8, ON_NAMES = 16, ON_SIZE = 32 };
+enum kind { ON_OPEN = 1, ON_READ = 2, ON_WRITE = 4, ON_SYNC = 8, ON_NAMES = 16, ON_SIZE = 32, ON_CREATE = 64, ON_REMOVE = 128, ON_GROW = 256 };
 static int armed_kinds; /* only these calls count */
 static long armed_at, fault_calls, fault_fired;
 static int armed_error;
@@ -220,12 +220,12 @@ static int traced_open(int dir, const char *name, int flags, mode_t mode)
             remember(fd, NULL, 0);
         return fd;
     }
-    if (faulty(ON_OPEN)) {
+    struct stat st;
+    const int existed = stat(path, &st) == 0;
+    if (faulty((flags & O_CREAT) && !existed ? ON_CREATE : ON_OPEN)) {
         free(path);
         return refuse();
     }
-    struct stat st;
-    const int existed = stat(path, &st) == 0;
     const int changes = (flags & (O_CREAT | O_TRUNC)) != 0;
     const uint64_t n = changes ? count_call() : 0;
     die(n, 0);
@@ -272,6 +272,15 @@ static char *path_of(int fd)
     return path;
 }
 
+/* Whether a write needs room: one inside the file has its blocks. */
+static int grows(int fd, const struct iovec *parts, int count, off_t position)
+{
+    struct stat st;
+    for (int i = 0; i < count; i++)
+        position += (off_t)parts[i].iov_len;
+    return fstat(fd, &st) != 0 || position > st.st_size;
+}
+
 /* position < 0: at the file position. */
 static ssize_t traced_write(int fd, const struct iovec *parts, int count, off_t position)
 {
@@ -288,7 +297,7 @@ static ssize_t traced_write(int fd, const struct iovec *parts, int count, off_t 
     die(call, 0);
     if (position < 0)
         position = (fcntl(fd, F_GETFL) & O_APPEND) ? lseek(fd, 0, SEEK_END) : lseek(fd, 0, SEEK_CUR);
-    if (faulty(ON_WRITE)) {
+    if (faulty(grows(fd, parts, count, position) ? ON_GROW : ON_WRITE)) {
         free(path);
         return armed_mode == SHORT_WRITE ? syscall(SYS_pwrite64, fd, parts[0].iov_base, (parts[0].iov_len + 1) / 2, position)
                                          : refuse();
@@ -421,7 +430,7 @@ static int on_names(enum op op, int dir, const char *name, int other_dir, const 
                     long v, long w, long x, long y, long z)
 {
     char *path = below(dir, name), *second = other != NULL ? below(other_dir, other) : NULL;
-    if ((path != NULL || second != NULL) && faulty(ON_NAMES)) {
+    if ((path != NULL || second != NULL) && faulty(op == UNLINK || op == RMDIR ? ON_REMOVE : ON_NAMES)) {
         free(path);
         free(second);
         return refuse();

@@ -21,7 +21,7 @@ _KILLS_PER_STORE = 20
 
 def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None, durability: str = "os") -> Report:
     """Kill `faults` workers; a new store every twenty kills keeps the files small."""
-    report = Report("kill", seed, durability=durability, faults_wanted=faults)
+    report = Report("kill", seed, durability=durability, usual_durability="os", faults_wanted=faults)
     rng = random.Random(seed)
     with workplace() as place:
         library = build_recorder(place)

@@ -27,6 +27,7 @@ class Report:
     suite: str
     seed: int
     durability: str = "fsync"
+    usual_durability: str = "fsync"  # the suite's, without `--durability`
     version: str = __version__
     faults_injected: Counter[str] = field(default_factory=Counter)
     faults_wanted: int = 0
@@ -94,5 +95,6 @@ class Report:
             "notes": self.notes,
             "passed": self.passed,
             "wall_s": round(time.monotonic() - self._began, 1),
-            "replay": f"mqcore torture {self.suite} --seed {self.seed} --faults {self.faults_wanted}",
+            "replay": f"mqcore torture {self.suite} --seed {self.seed} --faults {self.faults_wanted}"
+            + ("" if self.durability == self.usual_durability else f" --durability {self.durability}"),
         }
