@@ -3,6 +3,11 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
+# A buffer that an object holds for as long as it lives. In a struct, because the collector sees (and clears) the obj of a
+# plain Py_buffer: the exporter would then be cleared while its buffer is out, which kills the process in a memoryview.
+ctypedef struct HeldView:
+    Py_buffer buffer
+
 ctypedef struct Borrowed:
     const uint8_t *bytes
     size_t size

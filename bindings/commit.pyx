@@ -19,6 +19,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from borrow cimport HeldView
 from journal_c cimport mq_journal_entry
 
 cdef extern from "pythread.h" nogil:
@@ -54,14 +55,13 @@ cdef class _Progress:
     cdef bint discarded
 
 
-@cython.no_gc_clear  # the collector would clear the view's obj without releasing the buffer
 cdef class Submission:
     """Batches of one append on their way to the disk; holds their buffer until they are durable."""
 
     cdef readonly object target, segment
     cdef _Progress _progress
     cdef mq_journal_entry _entry
-    cdef Py_buffer _view
+    cdef HeldView _view
     cdef bint _held
 
     @property
@@ -90,7 +90,7 @@ cdef class Submission:
     cdef void _drop(self) noexcept:
         if self._held:
             self._held = False
-            PyBuffer_Release(&self._view)
+            PyBuffer_Release(&self._view.buffer)
 
     def __dealloc__(self):
         self._drop()
@@ -169,15 +169,15 @@ cdef class CommitQueue:
         cdef Submission s = Submission()
         cdef _Progress progress = self._progress_of(target)
         s.target, s.segment, s._progress = target, segment, progress
-        PyObject_GetBuffer(batches, &s._view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(batches, &s._view.buffer, PyBUF_SIMPLE)
         s._held = True
-        if s._view.len == 0 or s._view.len > 0x7fffffff or next_offset <= base_offset:
-            raise InvariantError("a submission is empty or too large", size=s._view.len, offset=base_offset)
+        if s._view.buffer.len == 0 or s._view.buffer.len > 0x7fffffff or next_offset <= base_offset:
+            raise InvariantError("a submission is empty or too large", size=s._view.buffer.len, offset=base_offset)
         s._entry.topic_id = progress.topic_id
         s._entry.partition, s._entry.leader_epoch = progress.partition, leader_epoch
         s._entry.segment_base, s._entry.position = segment.base_offset, position
         s._entry.base_offset, s._entry.next_offset = base_offset, next_offset
-        s._entry.bytes, s._entry.size = <const uint8_t *>s._view.buf, <uint32_t>s._view.len
+        s._entry.bytes, s._entry.size = <const uint8_t *>s._view.buffer.buf, <uint32_t>s._view.buffer.len
         with self._mutex:
             refused = self._error is not None or self._closed
             if not refused:

@@ -4,11 +4,12 @@ Invariant: a Column keeps its source (and a list's items) alive and, of arrays, 
 bytes. What the caller changes in an array meanwhile may be sent in part; it never moves a length (read once).
 """
 cimport cython
-from cpython.buffer cimport Py_buffer, PyBuffer_Release
+from cpython.buffer cimport PyBuffer_Release
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 
 from batch_build cimport MQ_COLUMN_POINTERS
+from borrow cimport HeldView
 from cells cimport Cells, arrow_column, rows_column
 
 import sysconfig
@@ -16,14 +17,13 @@ import sysconfig
 cdef bint FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
-@cython.no_gc_clear  # the collector would clear the view's obj without releasing the buffer
 @cython.final
 cdef class Column:
     """The cells of one argument of send_many."""
     cdef Cells cells
     cdef object source
     cdef list items
-    cdef Py_buffer view
+    cdef HeldView view
     cdef bint viewed
 
     def __cinit__(self, source not None):
@@ -34,7 +34,7 @@ cdef class Column:
             self.source = source.__arrow_c_array__()
             self.cells.count = arrow_column(self.source, &self.cells.c)
         elif hasattr(source, "__array_interface__") or isinstance(source, memoryview):
-            self.cells.count = rows_column(source, &self.view, &self.cells.c)
+            self.cells.count = rows_column(source, &self.view.buffer, &self.cells.c)
             self.viewed = True
         else:
             # With a GIL a list is read in place: no other thread runs between reading an item and copying its bytes.
@@ -44,7 +44,7 @@ cdef class Column:
 
     def __dealloc__(self):
         if self.viewed:
-            PyBuffer_Release(&self.view)
+            PyBuffer_Release(&self.view.buffer)
 
     def __len__(self):
         return self.cells.count
