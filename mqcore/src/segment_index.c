@@ -68,7 +68,8 @@ void mq_segment_index_add(mq_segment_index *index, mq_index_progress *progress, 
     assert(position <= INT32_MAX && last_offset - index->base_offset <= INT32_MAX);
     if (position == 0)
         progress->first_timestamp = batch->max_timestamp;
-    if (batch->max_timestamp > progress->max_timestamp) {
+    /* A batch that compaction emptied keeps its timestamp, for its producer's sake; no record has it. */
+    if (batch->record_count > 0 && batch->max_timestamp > progress->max_timestamp) {
         progress->max_timestamp = batch->max_timestamp;
         progress->offset_of_max_timestamp = last_offset;
     }

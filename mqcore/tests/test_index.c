@@ -138,7 +138,11 @@ static void the_rule_is_kafkas(void)
     CHECK(mq_segment_index_reserve(&index, 10000, NULL) == MQ_OK);
     const int64_t times[] = {50, 40, 60, 60, 55, 70};
     for (int i = 0; i < 6; i++) { /* 150 bytes each: an entry before the 3rd and 5th, once more than 200 went by */
-        mq_batch batch = {.base_offset = 100 + i * 2, .last_offset_delta = 1, .size = 150, .max_timestamp = times[i]};
+        mq_batch batch = {.base_offset = 100 + i * 2,
+                          .last_offset_delta = 1,
+                          .record_count = 2,
+                          .size = 150,
+                          .max_timestamp = times[i]};
         mq_segment_index_add(&index, &progress, &batch, (uint64_t)i * 150);
     }
     CHECK(mq_segment_index_add_last(&index, &progress, NULL) == MQ_OK);
@@ -161,7 +165,7 @@ static void full_indexes_stop_together(void)
     CHECK(mq_segment_index_reserve(&index, 100 * 61, NULL) == MQ_OK);
     mq_index_progress progress = index.progress;
     for (int i = 0; i < 100; i++) {
-        mq_batch batch = {.base_offset = i, .size = 61, .max_timestamp = i};
+        mq_batch batch = {.base_offset = i, .record_count = 1, .size = 61, .max_timestamp = i};
         mq_segment_index_add(&index, &progress, &batch, (uint64_t)i * 61);
     }
     CHECK(index.offsets.pending == 4 && index.times.pending == 4);

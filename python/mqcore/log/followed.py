@@ -38,6 +38,7 @@ class FollowedPartition(PartitionLog):
     def __init__(self, store: ReadOnlyStore, info: TopicInfo, number: int) -> None:
         super().__init__(store, info.name, info.topic_id, number, info.config)
         self._store = store
+        self.cleaned = store.cleaned.get(checkpoints.PartitionKey(info.name, number), 0)
         self._generation = -1
         self._marks: tuple[int, ...] = ()
         self._listed: tuple[int, bool] = (-1, False)  # (time of change, whether the listing can be trusted)

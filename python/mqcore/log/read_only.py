@@ -57,6 +57,7 @@ class ReadOnlyStore(LogStore):
         self._quiet = Marks.create(self.store_id, None)
         self._left: tuple[Session, dict[PartitionKey, PartitionState] | None] | None = None
         self._proven: dict[tuple[uuid.UUID, int], int] | None = None
+        self.cleaned = opening.read_points(self.io, self.layout.path(layout.CLEANED_OFFSETS), self.recovery)
         self.views = ViewEnvironment()
         self.registry = TopicRegistry(
             self._follow(METADATA_TOPIC, 0),
@@ -170,15 +171,16 @@ class ReadOnlyStore(LogStore):
                 continue  # what a roll that failed left
 
             following = bases[index + 1] if index + 1 < len(bases) else None
-            if segments and not log.config.compacted and base != segments[-1].next_offset:
+            compacted = log.config.compacted or log.cleaned > 0
+            if segments and not compacted and base != segments[-1].next_offset:
                 break
             found = recover(
                 self.io,
                 log.directory,
                 base,
-                from_offset=-1 if log.config.compacted else base,
+                from_offset=-1 if compacted else base,
                 max_batch_bytes=BATCH_BYTES_MAX,
-                allow_gaps=log.config.compacted,
+                allow_gaps=compacted,
                 write_indexes=False,
             )
             end = max(base, found.next_offset)

@@ -284,7 +284,8 @@ class SegmentChecker:
         found.batches += len(rows)
         found.records += int(rows["record_count"].sum())
         found.next_offset = int(rows["last_offset"][-1]) + 1
-        found.max_timestamp = max(found.max_timestamp, int(rows["max_timestamp"].max()))
+        timed = rows["max_timestamp"][rows["record_count"] > 0]  # of emptied batches no record has it
+        found.max_timestamp = max(found.max_timestamp, int(timed.max(initial=-1)))
         self._check_epochs(rows, position)
         if self._on_rows is not None:
             placed = rows.copy()

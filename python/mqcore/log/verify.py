@@ -41,6 +41,7 @@ class Surroundings:
     clean: dict[PartitionKey, PartitionState] | None = None
     recovery_points: dict[PartitionKey, int] = field(default_factory=dict)
     log_starts: dict[PartitionKey, int] = field(default_factory=dict)
+    cleaned: dict[PartitionKey, int] = field(default_factory=dict)  # how far compaction came
     journal: dict[tuple[uuid.UUID, int], int] = field(default_factory=dict)  # (topic id, partition) -> proven offset
     topics: dict[str, TopicInfo] = field(default_factory=dict)
     deleted: dict[uuid.UUID, DeletedTopic] = field(default_factory=dict)
@@ -104,6 +105,7 @@ class StoreChecker:
         self._read(layout.SESSION, lambda p: checkpoints.read_session(io, p))
         around.recovery_points = self._read(layout.RECOVERY_POINTS, lambda p: checkpoints.read_offsets(io, p)) or {}
         around.log_starts = self._read(layout.LOG_STARTS, lambda p: checkpoints.read_offsets(io, p)) or {}
+        around.cleaned = self._read(layout.CLEANED_OFFSETS, lambda p: checkpoints.read_offsets(io, p)) or {}
 
     def _read(self, name: str, read: Callable[[str], _Read | None], missing: str = "") -> _Read | None:
         path = self._layout.path(name)
@@ -206,7 +208,7 @@ class StoreChecker:
             topic,
             number,
             topic_id=info.topic_id if info is not None else None,
-            compacted=info is not None and info.config.compacted,
+            compacted=(info is not None and info.config.compacted) or key in around.cleaned,
             log_end=state.log_end if state is not None else -1,
             proven=proven,
             clean=state is not None,

@@ -22,6 +22,7 @@ from mqcore.log.maintenance import Maintenance
 from mqcore.log.manager import LogStore
 from mqcore.log.partition_log import PartitionLog
 from mqcore.log.reader import PartitionReader
+from mqcore.log.verify import verify
 from tests.support.batches import TRANSACTIONAL, Plain, encode, marker
 from tests.support.stores import TOPIC, flip, kill, segment_files
 
@@ -336,6 +337,28 @@ def test_a_damaged_swap_replaces_nothing(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_verify_is_content(tmp_path: Path, durability: str) -> None:
+    clock = ManualClock()
+    store = open_store(tmp_path / "s", clock, durability=durability)
+    store.create_topic(TOPIC, config=CONFIG)
+    log, model = store.partition(TOPIC, 0), {}
+    for i in range(40):
+        model |= append(log, [(b"key-%d" % (i % 7), b"%d" % i * 150), (b"k", None)], codec=i % 5, producer_id=i % 3)
+        if i % 10 == 9:
+            log.roll()
+            log.flush()
+            clock.advance(2)
+            assert store.maintain().compacted == 1
+    check(stored(log), model)
+    assert verify(tmp_path / "s").ok  # beside the living writer
+    store.close()
+    report = verify(tmp_path / "s")
+    assert report.ok, report
+    flip(segment_files(tmp_path / "s")[0], 50)
+    assert not verify(tmp_path / "s").ok
+
+
 def test_beside_appends_and_readers(tmp_path: Path) -> None:
     clock = ManualClock()
     store, model = filled(tmp_path / "s", clock)
@@ -412,6 +435,10 @@ def test_maintenance_compacts_what_is_due(tmp_path: Path) -> None:
     check(stored(again.partition(TOPIC, 0)), model)
     again.alter_topic(TOPIC, {"cleanup.policy": "delete"})  # gaps stay legal when the topic is compacted no more
     image = kill(again, tmp_path / "image")
+    assert verify(image).ok
+    reader = LogStore.open(image, read_only=True)
+    check(stored(reader.partition(TOPIC, 0)), model)
+    reader.close()
     third = open_store(image, clock)
     check(stored(third.partition(TOPIC, 0)), model)
     assert not [f for f in third.recovery.findings if f.what == "damaged"]
