@@ -2,6 +2,7 @@
 #include "mqcore/compact.h"
 
 #include "batch_maker.h"
+#include "mqcore/alloc.h"
 #include "mqcore/record.h"
 
 static mq_keymap *fresh_map(void)
@@ -249,6 +250,36 @@ static void damage_stops_a_round(void)
     }
 }
 
+static void no_memory_is_an_answer(void)
+{
+    static maker m;
+    three_batches(&m);
+    int64_t n = 1;
+    for (int failed = 1; failed; n++) {
+        mq_error err;
+        mq_compact_out out = {0};
+        mq_compact_stats stats = {0};
+        size_t position = 0;
+        int64_t next = -1;
+        mq_alloc_countdown = n;
+        mq_keymap *map = mq_keymap_new(1 << 20, 1, &err);
+        failed = map == NULL;
+        if (!failed) {
+            const mq_compact_rules rules = {.map = map, .end_offset = 200};
+            mq_status status = mq_compact_index_run(map, m.bytes, m.size, &position, 0, &next, &err);
+            position = 0;
+            if (status == MQ_OK)
+                status = mq_compact_run(&rules, m.bytes, m.size, &position, SIZE_MAX, &out, &stats, &err);
+            failed = status != MQ_OK;
+            CHECK(!failed || (status == MQ_ENOMEM && position < m.size));
+        }
+        mq_alloc_countdown = 0;
+        mq_compact_out_free(&out);
+        mq_keymap_free(map);
+    }
+    CHECK(n > 3);
+}
+
 int main(void)
 {
     RUN(a_map_is_a_dict);
@@ -258,5 +289,6 @@ int main(void)
     RUN(emptied_batches_stay_where_they_must);
     RUN(special_batches_are_the_callers);
     RUN(damage_stops_a_round);
+    RUN(no_memory_is_an_answer);
     FINISH();
 }

@@ -2,6 +2,7 @@
  */
 #include "mqcore/dedup.h"
 
+#include "mqcore/alloc.h"
 #include "mqcore/dedup128.h"
 #include "test.h"
 
@@ -200,6 +201,47 @@ static void memory_is_bounded_and_comes_back(void)
     CHECK(mq_dedup_new(&small, &err) == NULL && err.status == MQ_EINVAL);
 }
 
+/* The n-th allocation of a run of calls fails, n = 1, 2, … until none does: each call answers or changes nothing. */
+static void no_memory_is_an_answer(void)
+{
+    int64_t n = 1;
+    for (int failed = 1; failed; n += 1 + n / 50) {
+        mq_dedup *d = fresh(8 << 20);
+        mq_error err;
+        mq_seen seen;
+        failed = 0;
+        mq_alloc_countdown = n;
+        for (uint64_t i = 0; i < 4000; i++) {
+            const uint64_t id = shaped(i < 2000 ? 0 : 2, i);
+            const mq_seen before = mq_dedup_find(d, id, NULL, NULL);
+            mq_status status = mq_dedup_test_and_set(d, id, -1, &seen, &err);
+            if (status != MQ_OK) {
+                CHECK(status == MQ_ENOMEM && mq_dedup_find(d, id, NULL, NULL) == before);
+                failed = 1;
+                status = mq_dedup_test_and_set(d, id, -1, &seen, &err);
+            }
+            CHECK(status == MQ_OK && seen == before);
+            if (i % 500 == 0) {
+                const mq_status added = mq_dedup_add_pending(d, 1, i << 40, -1, &seen, &err);
+                failed |= added != MQ_OK;
+                CHECK(added == MQ_OK || mq_dedup_find(d, i << 40, NULL, NULL) != MQ_SEEN_PENDING);
+            }
+        }
+        failed |= mq_dedup_pack(d, INT64_MAX, &err) != MQ_OK;
+        uint8_t *bytes = NULL;
+        size_t size;
+        failed |= mq_dedup_serialize(d, &bytes, &size, &err) != MQ_OK;
+        mq_dedup *copy = bytes != NULL ? mq_dedup_deserialize(bytes, size, 8 << 20, &err) : NULL;
+        failed |= copy == NULL;
+        failed |= mq_alloc_countdown == 0; /* a refused rebuild or pack is no error of its call */
+        mq_alloc_countdown = 0;
+        mq_dedup_free(copy);
+        mq_free(bytes);
+        mq_dedup_free(d);
+    }
+    CHECK(n > 100);
+}
+
 static double bytes_per_id(int shape, uint64_t count, int pack)
 {
     mq_dedup *d = fresh(64 << 20);
@@ -279,6 +321,7 @@ int main(void)
     RUN(offsets_bound_each_bucket);
     RUN(transactions);
     RUN(memory_is_bounded_and_comes_back);
+    RUN(no_memory_is_an_answer);
     RUN(ids_take_little);
     RUN(ids_of_128_bits);
     FINISH();
