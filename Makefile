@@ -83,7 +83,7 @@ test: $(BUILT) $(TOOLS) ## set up all; lint, C unit tests, fuzz smoke, instructi
 	$(MAKE) pytest
 
 lint: $(BUILT) $(TOOLS) ## ruff, mypy strict, import contracts, clang-format, stubs against the modules
-	@failed=; check() { echo "+ $$1"; "$$@" || failed="$$failed $$1"; }; \
+	@failed=; check() { echo "+ $$*" | cut -c1-100; "$$@" || failed="$$failed [$$(echo "$$*" | cut -c1-40)]"; }; \
 	check ruff check . ; \
 	check ruff format --check . ; \
 	check $(PY) -m mypy ; \

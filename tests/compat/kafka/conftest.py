@@ -35,14 +35,15 @@ class KafkaLog:
 
 @pytest.fixture(scope="session")
 def kafka_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, KafkaLog]]:
-    """Topic -> its only partition: "codecs" (several segments), "appendtime", "transactions"."""
+    """Topic -> its only partition: "codecs" (several segments), "appendtime", "transactions", "compacted"."""
     jvm.java()
     needs(importlib.util.find_spec("confluent_kafka") is not None, "confluent-kafka", "pip install --group test")
     with running_kafka(tmp_path_factory.mktemp("kafka")) as kafka:
         traffic.fill_codecs(kafka)
         traffic.fill_append_time(kafka)
         traffic.fill_transactions(kafka)
-        names = ("codecs", "appendtime", "transactions")
+        traffic.fill_compacted(kafka)
+        names = ("codecs", "appendtime", "transactions", "compacted")
         seen = {name: traffic.read_all(kafka, name) for name in names}
         kafka.stop()
         yield {name: KafkaLog(kafka.partition(name), seen[name]) for name in names}

@@ -15,7 +15,7 @@ import mqcore
 from tests.compat.kafka.conftest import KafkaLog
 from tests.compat.kafka.traffic import Seen
 
-TOPICS = ("codecs", "appendtime", "transactions")
+TOPICS = ("codecs", "appendtime", "transactions", "compacted")
 
 
 def adopt(directory: Path, store_path: Path) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_after_a_crash_too(store_path: Path) -> None:
 
 
 def test_compacted_logs_pass(store_path: Path, clean: Callable[[Any], None]) -> None:
-    """After compaction offsets have gaps (which the tool lists, of Kafka's own files too); everything else holds."""
+    """After compaction only the newest records are left, and everything holds but that offsets have gaps."""
     config = {
         "cleanup.policy": "compact",
         "segment.bytes": SEGMENT_BYTES,

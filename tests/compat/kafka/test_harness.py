@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.compat.kafka.conftest import KafkaLog
-from tests.compat.kafka.dump import dump_indexes, dump_logs, dump_raw
+from tests.compat.kafka.dump import _without_slips, dump_indexes, dump_logs, dump_raw
 
 
 def test_kafkas_own_files_pass(kafka_logs: dict[str, KafkaLog]) -> None:
@@ -48,3 +48,13 @@ def test_a_flipped_byte_is_a_complaint(kafka_logs: dict[str, KafkaLog], tmp_path
     data[len(data) // 2] ^= 1
     copy.write_bytes(data)
     assert dump_logs([copy]).complaints
+
+
+def test_slips_of_the_tool_are_told_from_findings() -> None:
+    slips = ["Non-consecutive offsets in a.log", "  -1 is followed by 4800"]
+    slips += ["Found timestamp mismatch in :a.timeindex", "  Index timestamp: 17, log timestamp: -1"]
+    assert _without_slips(slips) == []
+    gap = ["Non-consecutive offsets in a.log", "  -1 is followed by 4800", "  4800 is followed by 4802"]
+    assert _without_slips(gap) == ["Non-consecutive offsets in a.log", "  4800 is followed by 4802"]
+    late = ["Found timestamp mismatch in :a.timeindex", "  Index timestamp: 17, log timestamp: 18"]
+    assert _without_slips([*late, "Mismatches in :a.index"]) == [*late, "Mismatches in :a.index"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,28 @@ def fill_transactions(kafka: Kafka, topic: str = "transactions", rounds: int = 8
     for number in range(size):
         plain.produce(topic, partition=0, **record(number))
     assert plain.flush(60) == 0
+
+
+def fill_compacted(kafka: Kafka, topic: str = "compacted", keys: int = 60, seconds: float = 60) -> None:
+    """A compacted topic after the cleaner ran: gaps between offsets, and of the first producer, all of whose keys were
+    written again, the header of its last batch alone (Kafka keeps it for the sequence number)."""
+    config = {"segment.bytes": str(SEGMENT_BYTES), "cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01"}
+    create_topic(kafka, topic, config)
+    first = producer(kafka)
+    for number in range(keys):
+        first.produce(topic, key=b"key-%d" % number, value=b"first", partition=0, timestamp=EPOCH_MS + number)
+    assert first.flush(60) == 0
+    second = producer(kafka)
+    for number in range(8000):
+        one = record(number)
+        key = b"key-%d" % (number % keys)
+        second.produce(topic, key=key, value=one["value"], partition=0, timestamp=one["timestamp"])
+    assert second.flush(60) == 0
+    (oldest, *_) = sorted(kafka.partition(topic).glob("*.log"))
+    before, until = oldest.stat().st_size, time.monotonic() + seconds
+    while oldest.stat().st_size == before:
+        assert time.monotonic() < until, "Kafka's cleaner did not run"
+        time.sleep(0.1)
 
 
 def read_all(kafka: Kafka, topic: str, *, isolation: str = "read_committed") -> list[Seen]:
