@@ -221,6 +221,27 @@ class Session:
 
     epoch: int = 0
     durability: Durability = Durability.FSYNC
+    clock: ClockState | None = None
+
+
+class ClockState(NamedTuple):
+    """What the writer knew of the time (log/retention.py): a time that it believed and one that may come to be, in ms,
+    each with the monotonic second that it was read at. boot_id: which start of the machine those seconds count from."""
+
+    boot_id: str
+    believed_ms: int
+    believed_at_s: float
+    candidate_ms: int
+    candidate_at_s: float
+
+
+def _clock_state(document: Any) -> ClockState | None:
+    if document is None:
+        return None
+    boot_id, *numbers = document
+    if type(boot_id) is not str or len(numbers) != 4 or any(type(number) not in (int, float) for number in numbers):
+        raise ValueError
+    return ClockState(boot_id, int(numbers[0]), float(numbers[1]), int(numbers[2]), float(numbers[3]))
 
 
 def read_session(io: Io, path: str) -> Session | None:
@@ -229,15 +250,19 @@ def read_session(io: Io, path: str) -> Session | None:
         return None
     try:
         epoch, durability = document["epoch"], Durability(document["durability"])
-    except (KeyError, ValueError):
+        clock = _clock_state(document.get("clock"))
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise _damaged(path, "not a session") from None
     if type(epoch) is not int or not 0 <= epoch < 1 << 31:
         raise _damaged(path, "epoch out of range")
-    return Session(epoch, durability)
+    return Session(epoch, durability, clock)
 
 
 def write_session(io: Io, path: str, session: Session) -> None:
-    _write_json(io, path, {"epoch": session.epoch, "durability": str(session.durability)})
+    document: dict[str, Any] = {"epoch": session.epoch, "durability": str(session.durability)}
+    if session.clock is not None:
+        document["clock"] = session.clock
+    _write_json(io, path, document)
 
 
 class SegmentState(NamedTuple):

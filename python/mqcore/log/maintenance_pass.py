@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mqcore.errors import MQError
-from mqcore.log import compaction, retention
+from mqcore.log import checkpoints, compaction, layout, retention
 from mqcore.log.checkpoints import PartitionKey, PartitionState
 from mqcore.log.compaction import Compaction
 from mqcore.log.os_errors import os_errors
 from mqcore.log.report import MaintenanceReport
-from mqcore.log.retention import RetentionClock, SegmentFacts
+from mqcore.log.retention import SegmentFacts
 from mqcore.log.seal import Pace, Sealer
 from mqcore.log.segments import UNKNOWN
 from mqcore.types import Durability
@@ -39,7 +40,6 @@ class Housekeeper:
 
     def __init__(self, store: LogStore) -> None:
         self._store = store
-        self._clock: RetentionClock | None = None
         io_bytes = store.config.log_cleaner_io_max_bytes_per_second
         self._compaction = Compaction(map_bytes=store.config.log_cleaner_dedupe_buffer_size, pause=Pace(io_bytes))
         self._sealer = Sealer(store.io, Pace(store.config.seal_io_max_bytes_per_second))
@@ -83,18 +83,19 @@ class Housekeeper:
 
     def _retain(self, report: MaintenanceReport) -> None:
         store = self._store
-        if self._clock is None:
-            states = (state for _, state in store.partitions.states())
-            newest = max((s.max_timestamp for state in states for s in state.segments[-1:]), default=-1)
-            self._clock = RetentionClock(store.clock, newest)
-        now_ms = self._clock.now_ms()
+        clock = store.retention_clock
+        now_ms = clock.now_ms()
+        unsaved = clock.take_unsaved()
+        if unsaved is not None and store.durability != Durability.MEMORY:
+            store.session = replace(store.session, clock=unsaved)
+            checkpoints.write_session(store.io, store.layout.path(layout.SESSION), store.session)
         for info, key, state in self._held():
             if not info.config.deletes or (info.config.retention_ms < 0 and info.config.retention_bytes < 0):
                 continue
             log = store.partitions.get(key)
             if log is None and not _may_go(info, state, now_ms):
                 continue
-            gone = retention.apply(log or store.partitions.log_of(info, key.partition), self._clock)
+            gone = retention.apply(log or store.partitions.log_of(info, key.partition), clock)
             report.deleted += gone.segments if gone is not None else 0
 
     def _compact(self, report: MaintenanceReport) -> None:

@@ -52,9 +52,11 @@ from mqcore.types import Durability
 
 if TYPE_CHECKING:
     from mqcore.log.adopt import Adopted
+    from mqcore.log.checkpoints import Session
     from mqcore.log.group_commit import DurableTarget, GroupCommit
     from mqcore.log.lock import StoreLock
     from mqcore.log.marks import Marks
+    from mqcore.log.retention import RetentionClock
     from mqcore.log.views import ViewEnvironment
 
 logger = logging.getLogger("mqcore.store")
@@ -77,6 +79,8 @@ class LogStore:
         self.open_segments = OpenSegments(config.max_open_files)
         self.partitions = Partitions(self)
         self.marks: Marks
+        self.retention_clock: RetentionClock  # maintenance alone uses it
+        self.session: Session
         self.registry: TopicRegistry
         self.views: ViewEnvironment
         self.group: GroupCommit | None = None

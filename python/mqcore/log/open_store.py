@@ -12,6 +12,7 @@ from mqcore.log.lock import StoreLock
 from mqcore.log.marks import Marks, page_path
 from mqcore.log.open_report import Finding
 from mqcore.log.recovery import JournalEntry
+from mqcore.log.retention import RetentionClock
 from mqcore.log.topics import METADATA_TOPIC, TopicRegistry
 from mqcore.log.views import ViewEnvironment
 from mqcore.types import Durability
@@ -56,12 +57,21 @@ class WriterOpening:
             store.save_recovery_points()
             if store.group is not None:
                 store.group.checkpoint()  # nothing of it needs replay any more
-        opening.begin_session(io, where, Session(store.partitions.epoch, store.durability))
+        store.retention_clock = RetentionClock(store.clock, self._newest_ms(session), session.clock)
+        store.session = Session(store.partitions.epoch, store.durability, store.retention_clock.state())
+        opening.begin_session(io, where, store.session)
         # Last: readers of other processes find no marks until there is nothing left to recover.
         private = store.durability == Durability.MEMORY
         store.marks = Marks.create(store.store_id, None if private else page_path(store.store_id, store.path))
         store.publish_all()
         report.seconds = store.clock.monotonic_s() - started
+
+    def _newest_ms(self, session: Session) -> int:
+        """The newest record's timestamp: all that is known of the time where the last writer left nothing."""
+        if session.clock is not None:
+            return -1
+        states = (state for _, state in self._store.partitions.states())
+        return max((part.max_timestamp for state in states for part in state.segments[-1:]), default=-1)
 
     def _set_epoch(self, session: Session) -> None:
         self._report.epoch = max(0, session.epoch + (not self._report.clean))

@@ -5,8 +5,9 @@ Invariants:
        durable before a file goes (PartitionLog.delete_before): a crash leaves litter, never a hole.
     2. A topic whose cleanup.policy lacks `delete` loses nothing here.
     3. Nothing is deleted because the wall clock jumped forward (T9): ages count from `RetentionClock.now_ms`, which
-       never runs faster than monotonic time from the newest record that was there at open, until the wall clock has
-       kept step with monotonic time for GRACE_S. A clock that is behind only deletes less.
+       never runs faster than monotonic time from what the store's last writer believed, until the wall clock has kept
+       step with monotonic time for GRACE_S. A clock that is behind only deletes less. That a record was stamped, or the
+       store opened, while the clock was wrong proves nothing.
 
 The rule of age is Kafka's: a segment goes once now - largest timestamp in it > retention.ms, so one record of tomorrow
 keeps its segment (message.timestamp.after.max.ms bounds that). Without timestamps the file's modification time counts.
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mqcore.log import layout
+from mqcore.log.checkpoints import ClockState
 
 if TYPE_CHECKING:
     from mqcore.clock import Clock
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 3600.0  # NTP, an operator or a resumed VM have put a wrong clock right by then, or it is not wrong
 STEP_MS = 2_000  # two readings this far apart are still "in step": slewing, and the time between two calls
+SAVE_S = 600.0  # how much of its time a restart of the machine may cost
 _SLEW = 0.001  # NTP slews at most 0.05 %; twice that on both clocks, rounded up
 
 
@@ -93,17 +96,39 @@ def removal(segments: Sequence[SegmentFacts], config: TopicConfig, now_ms: int, 
 class RetentionClock:
     """The time that ages are counted to. One per open store; used by maintenance alone (not thread-safe).
 
-    `believed` starts at the newest record's timestamp at open and moves with monotonic time. A wall clock ahead of it
-    is a candidate: it is believed once it kept step for GRACE_S. So after a week's pause old segments stay an hour
-    longer, or, where a process only ever lives for minutes, until one that finds newer records.
+    `believed` moves with monotonic time. A wall clock ahead of it is a candidate: it is believed once it kept step for
+    GRACE_S; one behind it is believed at once. Both are kept in the session file: while the machine runs they go on
+    from process to process, and after a restart from what was believed last. So after a week's pause old segments stay
+    an hour longer.
     """
 
-    def __init__(self, clock: Clock, newest_ms: int = -1) -> None:
-        """newest_ms: the newest timestamp of a record in the store at open, -1 if there is none."""
+    def __init__(self, clock: Clock, newest_ms: int = -1, left: ClockState | None = None) -> None:
+        """left: what the last writer knew. newest_ms: without that, the newest timestamp of a record in the store at
+        open, -1 if there is none (a new store believes the clock)."""
         self._clock = clock
         wall, monotonic = clock.wall_ms(), clock.monotonic_s()
-        self._believed = (min(newest_ms, wall), monotonic)  # a record of the future proves nothing about now
         self._candidate = (wall, monotonic)
+        if left is None:  # a record of the future proves nothing about now
+            self._believed = (wall if newest_ms < 0 else min(newest_ms, wall), monotonic)
+        elif left.boot_id and left.boot_id == clock.boot_id():
+            self._believed = (left.believed_ms, left.believed_at_s)
+            self._candidate = (left.candidate_ms, left.candidate_at_s)
+        else:
+            self._believed = (left.believed_ms, monotonic)
+        self._saved_at, self._changed = monotonic, False
+
+    def state(self) -> ClockState:
+        """What the next writer should know."""
+        return ClockState(self._clock.boot_id(), *self._believed, *self._candidate)
+
+    def take_unsaved(self) -> ClockState | None:
+        """`state` if it is time to save it: a restart of the machine forgets what was not."""
+        monotonic = self._clock.monotonic_s()
+        if monotonic - self._saved_at < SAVE_S and not self._changed:
+            return None
+        self._saved_at, self._changed = monotonic, False
+        self._believed = (_moved(self._believed, monotonic), monotonic)
+        return self.state()
 
     def now_ms(self) -> int:
         """Return the time to count ages to: ms since 1970, at most the wall clock's."""
@@ -111,13 +136,18 @@ class RetentionClock:
         believed = _moved(self._believed, monotonic)
         if wall <= believed + STEP_MS:
             # In step, or behind: what the wall says is no more than what we know anyway.
-            self._candidate = (wall, monotonic)
+            if abs(wall - _moved(self._candidate, monotonic)) > STEP_MS:
+                self._changed = True
+                self._candidate = (wall, monotonic)
+            if wall < believed:
+                self._changed |= wall < believed - STEP_MS
+                self._believed = (wall, monotonic)
             return min(wall, believed)
         since = monotonic - self._candidate[1]
         if abs(wall - _moved(self._candidate, monotonic)) > STEP_MS + since * 1000 * _SLEW:
-            self._candidate = (wall, monotonic)  # it jumped again: the hour begins anew
+            self._candidate, self._changed = (wall, monotonic), True  # it jumped again: the hour begins anew
         elif since >= GRACE_S:
-            self._believed = (wall, monotonic)
+            self._believed, self._changed = (wall, monotonic), True
             return wall
         return believed
 

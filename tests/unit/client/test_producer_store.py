@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mqcore
+from mqcore.clock import ManualClock
 from mqcore.errors import StoreClosedError, UnknownTopicError
 
 DURABILITIES = ["fsync", "os", "memory"]
@@ -93,3 +94,14 @@ def test_closing_the_store_flushes_its_producers_and_a_deleted_topic_is_an_error
         producer.send("t", b"late")
     with mqcore.open(tmp_path / "s", durability="os") as again:
         assert [r.value for r in read_all(again, "t", 1).values()] == [b"kept"]
+
+
+def test_a_wall_clock_set_back_between_a_send_and_its_append_refuses_nothing(store_path: Path) -> None:
+    clock = ManualClock()
+    with mqcore.open(store_path, durability="os", clock=clock) as store:
+        store.create_topic("t")
+        sent = clock.wall_ms()
+        with store.producer(linger_ms=60_000) as producer:
+            delivery = producer.send("t", b"v")
+            clock.jump(-365 * 86_400_000)
+        assert delivery.result().timestamp_ms == sent

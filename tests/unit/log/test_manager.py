@@ -29,6 +29,7 @@ from mqcore.errors import (
     UnknownTopicError,
 )
 from mqcore.log.checkpoints import with_checksum
+from mqcore.log.internal_records import encode
 from mqcore.log.manager import LogStore
 from tests.support.stores import TOPIC, kill, opened, partition_dir, put, segment_files, values_of
 
@@ -268,7 +269,7 @@ def test_limits_of_a_topic_are_kept(tmp_path: Path) -> None:
             put(log, b"x" * 500)
         for timestamp in (clock.wall_ms() + 2 * DAY_MS, clock.wall_ms() - 2 * DAY_MS, -5):
             with pytest.raises(InvalidRecordError):
-                put(log, b"x", timestamp_ms=timestamp)
+                log.append(encode([(None, b"x")], timestamp), from_outside=True)
         assert put(log, b"") == 1  # an empty record is one
         with pytest.raises(OffsetOutOfRangeError):
             log.read(2)

@@ -279,7 +279,7 @@ def test_recovery_points_are_not_ahead_of_what_is_synced(tmp_path: Path) -> None
 def test_the_session_of_the_writer_is_what_recovery_goes_by(tmp_path: Path) -> None:
     image = crashed(tmp_path, "os", count=1)
     session = json.loads((image / "session.json").read_bytes().splitlines()[0])
-    assert session == {"epoch": 0, "durability": "os"}
+    assert (session["epoch"], session["durability"]) == (0, "os")
     with opened(image, durability="fsync"):
         session = json.loads((image / "session.json").read_bytes().splitlines()[0])
-        assert session == {"epoch": 1, "durability": "fsync"}
+        assert (session["epoch"], session["durability"]) == (1, "fsync")

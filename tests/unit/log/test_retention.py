@@ -126,6 +126,37 @@ def test_after_a_pause_the_newest_record_is_what_is_known() -> None:
     assert RetentionClock(clock, clock.wall_ms() + YEAR_MS).now_ms() == clock.wall_ms()
 
 
+def test_what_was_believed_goes_on_in_the_next_process_whatever_its_clock_says() -> None:
+    clock = ManualClock()
+    left = RetentionClock(clock).state()
+    clock.advance(60)
+    honest = clock.wall_ms()
+    clock.jump(YEAR_MS)
+    assert RetentionClock(clock, clock.wall_ms(), left).now_ms() == honest  # records of the wrong time prove nothing
+    clock.reboot()
+    assert RetentionClock(clock, clock.wall_ms(), left).now_ms() == honest - 60_000
+    guard = RetentionClock(clock, -1, left)
+    clock.advance(GRACE_S + 1)
+    assert guard.now_ms() == clock.wall_ms()
+
+
+def test_the_hour_of_steady_time_may_be_spread_over_processes_but_not_over_a_restart() -> None:
+    clock = ManualClock()
+    left = RetentionClock(clock).state()
+    clock.jump(DAY_MS)
+    for reboot in (False, True):
+        for _ in range(4):
+            guard = RetentionClock(clock, -1, left)
+            guard.now_ms()
+            left = guard.take_unsaved() or left
+            clock.advance(GRACE_S / 3)
+            if reboot:
+                clock.reboot()
+        believed = RetentionClock(clock, -1, left).now_ms()
+        assert (believed == clock.wall_ms()) is not reboot
+        clock.jump(DAY_MS)
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("advance"), st.integers(0, 3000)),
