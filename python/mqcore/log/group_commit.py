@@ -227,6 +227,12 @@ class GroupCommit:
         return self._queue.error is not None
 
     @property
+    def failed_errno(self) -> str | None:
+        """The errno name of what failed, None if nothing did or it was no system call."""
+        name: str | None = getattr(self._queue.error, "where", {}).get("errno")
+        return name
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes submitted and in no round yet: what a producer that does not wait should bound (`drain`)."""
         return self._queue.pending_bytes

@@ -299,6 +299,7 @@ class LogStore:
                 "a commit failed, and this process must not trust the disk again",
                 hint="Close the store, check the disk, open it again: recovery keeps what was acknowledged",
                 path=self.path,
+                errno=self.group.failed_errno,
             )
 
     def group_commit(self) -> GroupCommit:
@@ -432,10 +433,10 @@ class LogStore:
 
     def _close_writer(self) -> None:
         if self.group is not None:
-            failed = self.group.failed
+            failed, cause = self.group.failed, self.group.failed_errno
             self.group.close()
             if failed:  # a later sync may succeed and prove nothing (R2): the next open looks for itself
-                raise StorageError("closed as after a crash, for a commit failed", path=self.path)
+                raise StorageError("closed as after a crash, for a commit failed", path=self.path, errno=cause)
         self.views.close()
         if self.durability == Durability.MEMORY:
             return
