@@ -126,12 +126,13 @@ class Compaction:
         self._map_bytes, self._pause = map_bytes, pause or (lambda _: None)
 
     def run(self, log: PartitionLog, plan: Plan, now_ms: int) -> Round:
-        """Run the planned round; what it did. The recovery points on disk must cover what it compacts: the journal
-        would write old bytes into new files.
+        """Run the planned round; what it did.
 
         Raises CorruptBatchError, StorageError, DiskFullError: groups that were swapped in before are done, nothing is
         lost, and a later round goes on.
         """
+        # On disk before a byte moves: the journal holds what lies above them, and would write it to its old position.
+        log.host.save_recovery_points()
         entries = log.segments[: plan.end]
         keys = native.KeyMap(max_bytes=self._map_bytes)
         end = self._index(keys, log, entries[plan.dirty :], plan.first_dirty)

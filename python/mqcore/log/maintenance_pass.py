@@ -109,8 +109,6 @@ class Housekeeper:
                     due.append((plan.overdue, plan.ratio, plan, log))
         due.sort(key=lambda one: one[:2], reverse=True)
         left = COMPACTION_BUDGET_BYTES
-        if due:
-            store.save_recovery_points()  # the journal must not write again what is about to be moved
         for _, _, plan, log in due:
             if left <= 0:
                 break

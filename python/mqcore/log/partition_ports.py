@@ -65,5 +65,8 @@ class PartitionHost(Protocol):
     def seal_later(self, log: PartitionLog) -> None:
         """A segment of `log` was rolled."""
 
+    def save_recovery_points(self) -> None:
+        """Write down up to where each partition is synced."""
+
     def log_start_moved(self, log: PartitionLog) -> None:
         """Make the new log start durable: files below it go next."""
