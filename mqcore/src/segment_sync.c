@@ -96,6 +96,8 @@ mq_status mq_seg_finish(mq_segment *segment, bool durable, mq_error *err)
 static mq_status seal_locked(mq_segment *segment, mq_error *err)
 {
     char path[MQ_PATH_MAX];
+    if (atomic_load(&segment->sealed)) /* again: a caller that was interrupted does not know of the first time */
+        return mq_seg_open_state(segment, err);
     mq_status status = mq_seg_writable(segment, err);
     if (status == MQ_OK)
         status = mq_seg_load(segment, err);

@@ -70,7 +70,7 @@ mq_status mq_segment_flush(mq_segment *segment, mq_error *err);
 /* Spill index entries that are only in memory; not synced. */
 mq_status mq_segment_write_indexes(mq_segment *segment, mq_error *err);
 
-/* At roll: last time entry, indexes written and cut, spare space freed, all files fsynced; then read-only. */
+/* At roll: last time entry, indexes written and cut, spare space freed, all files fsynced; then read-only. Again: nothing. */
 mq_status mq_segment_seal(mq_segment *segment, mq_error *err);
 
 /* Drop the batch that holds offset and all later ones, durably. In place where no view ever reached that far

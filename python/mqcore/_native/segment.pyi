@@ -117,7 +117,8 @@ class Segment:
         """fdatasync of the .log file: data appended before the call is durable. May run beside an append."""
 
     def seal(self) -> None:
-        """At roll: last time index entry, indexes written, spare space freed, all files fsynced. Then read-only."""
+        """At roll: last time index entry, indexes written, spare space freed, all files synced; read-only then. Again:
+        nothing."""
 
     def write_indexes(self) -> None:
         """Write index entries that are still only in memory to their files (not synced)."""

@@ -36,7 +36,7 @@ class PartitionDirectory:
         self.there = there
         self._made = False  # by us, and the topic id is not synced yet
         self._dirty = False  # names in it, or its own, are not synced yet
-        self._litter = -1  # base offset of a segment whose making failed, and whose files may be there
+        self._litter = -1  # base offset of the segment that was made last, until it is known to be in use
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -58,7 +58,6 @@ class PartitionDirectory:
         """Make the files of a new segment. sync: before data is written to it (a synced file whose name is lost is a
         lost file), or leave it to `sync`."""
         self._io_ready()
-        self.clear()
         self._litter = base
         try:
             segment = Segment.create(
@@ -77,17 +76,18 @@ class PartitionDirectory:
             raise StorageError("a segment's file is there already", path=self.path, offset=base) from error
         except BaseException:
             with contextlib.suppress(MQError, OSError):  # the first cause is what the caller must hear
-                self.clear()
+                self.clear(-1)
             raise
-        self._litter = -1
         self._dirty = self._dirty or not sync
         return segment
 
-    def clear(self) -> None:
-        """Remove what a failed `create` could not take back. Raises StorageError: write nothing then."""
-        if self._litter >= 0:
+    def clear(self, active: int) -> None:
+        """Remove what a failed `create` could not take back, or one that an interrupt cut off from its caller. active:
+        base offset of the active segment, which is no litter. Before `create`. Raises StorageError: write nothing then.
+        """
+        if self._litter not in (-1, active):
             self.remove(self._litter)
-            self._litter = -1
+        self._litter = -1
 
     def open(self, state: SegmentState, config: TopicConfig, *, writable: bool) -> Segment:
         """The native handle of a segment that is there, with exactly the data that `state` says."""

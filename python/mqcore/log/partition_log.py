@@ -16,13 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mqcore.config.topic import TopicConfig
-from mqcore.errors import (
-    CorruptBatchError,
-    OffsetOutOfRangeError,
-    StorageError,
-    StoreClosedError,
-    UnknownTopicError,
-)
+from mqcore.errors import CorruptBatchError, StorageError, StoreClosedError, UnknownTopicError
 from mqcore.log import read_errors
 from mqcore.log.aborted import Aborted, AbortedTransactions
 from mqcore.log.admission import Chunk, check_timestamps, survey
@@ -80,6 +74,7 @@ class PartitionLog:
         self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
         self._exchange: Exchange | None = None
+        self._begun: tuple[Segment, memoryview, int, int] | None = None  # an append: segment, bytes, position, offset
         self._lock = threading.Lock()
         # One seals at a time (maintenance, checkpoints, an appender whose seals are behind). After _lock, never before.
         self._seal_lock = threading.Lock()
@@ -163,7 +158,7 @@ class PartitionLog:
             check_timestamps(chunk, config, now_ms)
         with self._lock:
             self._check_there()
-            base_offset = self._offsets.log_end
+            base_offset = self._settle()
             segment = self._segment_for(len(view), chunk, now_ms)
             if from_outside:
                 segment.check_append(view, max_batch_bytes=config.max_message_bytes, walk=True)
@@ -171,13 +166,25 @@ class PartitionLog:
             if self.slot == NO_SLOT:
                 self.host.take_slot(self)
             self.written = True
-            position, next_offset = segment.append(view, base_offset, self.epoch, append_time)
-            if self._group is None:
-                self._advance(next_offset, next_offset)
-            else:
-                self._advance(next_offset, None)
-                self._group.submit(self, segment, view, position, base_offset, next_offset, self.epoch)
+            self._begun = segment, view, segment.size, base_offset
+            try:
+                segment.append(view, base_offset, self.epoch, append_time)
+            finally:  # an interrupt (Ctrl-C) comes out of the write, and what is written has its offsets all the same
+                next_offset = self._settle()
         return Appended(base_offset, next_offset, append_time)
+
+    def _settle(self) -> int:
+        """Account for what the last append wrote; the log end. An interrupt may make it run twice, or not until the
+        next call under `_lock`: each step can be repeated."""
+        if self._begun is not None:
+            segment, view, position, base_offset = self._begun
+            next_offset, group = segment.next_offset, self._group
+            if next_offset > base_offset:
+                self._advance(next_offset, next_offset if group is None else None)
+                if group is not None:
+                    group.submit(self, segment, view, position, base_offset, next_offset, self.epoch)
+            self._begun = None
+        return self._offsets.log_end
 
     def wait_durable(self, next_offset: int, timeout_s: float | None = None) -> None:
         """Return once everything below next_offset is durable, as the topic's durability has it: at once under os and
@@ -217,7 +224,7 @@ class PartitionLog:
         """The segment that takes the next `incoming` bytes: the active one, or a new one after a roll."""
         entry, config = self._segments.last, self.config
         base = self._offsets.log_end
-        self._dir.clear()
+        self._dir.clear(entry.base_offset if entry is not None else -1)
         if entry is not None and not entry.sealed and entry.damage is None:
             segment = entry.segment()
             reason = roll_reason(
@@ -255,6 +262,7 @@ class PartitionLog:
             return last.segment()  # empty: a roll that was never written to
         sync = self.host.syncs(self.config)
         self._dir.make(sync=sync)
+        self._dir.clear(last.base_offset if last is not None else -1)
         segment = self._dir.create(base, self.config, sync=sync)
         entry = SegmentEntry(
             SegmentState(base, 0, base, -1, -1), self.open_segment, sealed=False, segment=segment, created_ms=now_ms
@@ -283,10 +291,10 @@ class PartitionLog:
         """Begin a new segment, if the active one holds anything."""
         self.host.check_writable()
         with self._lock:
-            last = self._segments.last
+            base, last = self._settle(), self._segments.last
             if last is not None and last.size:
-                self._begin_epoch(self._offsets.log_end)
-                self._roll(self._offsets.log_end, self.host.clock.wall_ms())
+                self._begin_epoch(base)
+                self._roll(base, self.host.clock.wall_ms())
 
     def seal_rolled(self) -> int:
         """Seal the segments that were rolled: sync, trim, final index entries. How many there were. Runs beside
@@ -350,14 +358,7 @@ class PartitionLog:
             offsets = self.offsets
             end = offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
             if not offsets.log_start <= offset <= offsets.log_end:
-                raise OffsetOutOfRangeError(
-                    "offset out of range",
-                    topic=self.topic,
-                    partition=self.partition,
-                    offset=offset,
-                    log_start_offset=offsets.log_start,
-                    log_end_offset=offsets.log_end,
-                )
+                raise read_errors.out_of_range("offset out of range", self, offset, offsets)
             if offset >= end:
                 return None
             try:
@@ -420,16 +421,10 @@ class PartitionLog:
         stay valid. OffsetOutOfRangeError: `offset` is past the last stable offset."""
         self.host.check_writable()
         with self._lock:
+            self._settle()
             offsets = self._offsets
             if not 0 <= offset <= offsets.last_stable:
-                raise OffsetOutOfRangeError(
-                    "cannot delete past the last stable offset",
-                    topic=self.topic,
-                    partition=self.partition,
-                    offset=offset,
-                    log_start_offset=offsets.log_start,
-                    log_end_offset=offsets.log_end,
-                )
+                raise read_errors.out_of_range("cannot delete past the last stable offset", self, offset, offsets)
             if offset <= offsets.log_start:
                 return
             last = self._segments.last
@@ -492,6 +487,9 @@ class PartitionLog:
 
     def close(self, *, write_indexes: bool) -> None:
         """Close the segments' handles; views stay valid. write_indexes: for a clean close, after flush."""
+        if write_indexes:
+            with self._lock:
+                self._settle()
         for entry in self._segments.entries:
             if entry.is_open:
                 if write_indexes and not entry.sealed:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mqcore.errors import CorruptBatchError, StorageError
+from mqcore.errors import CorruptBatchError, OffsetOutOfRangeError, StorageError
 from mqcore.log import layout
 from mqcore.log.checkpoints import Damage
 
 if TYPE_CHECKING:
+    from mqcore.log.offsets import Offsets
     from mqcore.log.partition_log import PartitionLog
 
 
@@ -23,6 +24,11 @@ def placed(error: CorruptBatchError, log: PartitionLog, offset: int) -> CorruptB
         name: value for name, value in error.where.items() if value is not None
     }
     return CorruptBatchError(error.what, hint=error.hint or "Run `mqcore log verify`", **where)
+
+
+def out_of_range(what: str, log: PartitionLog, offset: int, offsets: Offsets) -> OffsetOutOfRangeError:
+    bounds = {"log_start_offset": offsets.log_start, "log_end_offset": offsets.log_end}
+    return OffsetOutOfRangeError(what, topic=log.topic, partition=log.partition, offset=offset, **bounds)
 
 
 def damaged(directory: str, damage: Damage) -> CorruptBatchError:
