@@ -326,7 +326,12 @@ static mq_status append_locked(mq_segment *segment, uint8_t *batches, size_t siz
         atomic_store(&segment->dirty, true);
         /* Positioned: a torn write moves nothing, so I2 alone hides its bytes. */
         status = mq_io_write_all(segment->io, fd, batches, size, written, segment->path, err);
-        segment->untrimmed |= status != MQ_OK;
+        if (status != MQ_OK) {
+            /* Whole batches may lie there, which a recovery would take for ours, and their room is somebody's. */
+            mq_error second;
+            segment->untrimmed |= mq_io_resize(segment->io, fd, written, segment->path, &second) != MQ_OK;
+            segment->allocated_bytes = written;
+        }
     }
     mq_seg_put_fd(segment);
     if (status != MQ_OK) {

@@ -1,6 +1,7 @@
 """Bring one partition directory back after a crash: journal, scan, then cut or keep as damage.
 
 The rule (R7), for a bad batch at offset `o`, with `proven` = what journal and recovery points prove durable:
+    the next segment begins at o    nobody's: what a failed write left, cut; the log goes on with that segment
     o < proven                      damage: kept, an error when read, the log goes on behind it
     else, written under fsync       nobody was told: the log ends here; it and all behind it is cut
     else (os, memory)               a valid successor: damage; none: a torn tail, cut
@@ -176,7 +177,8 @@ class PartitionRecovery:
         """Take in one segment. _GO_ON with the next one; _LOG_ENDS in this one; or the base offset of a segment that
         was split off behind damage and is to be taken in next."""
         path, loaded, known = self._path(base), self._loaded, self._known.get(base)
-        believed = following is not None and following <= self.recovery_point and self._has_indexes(base)
+        # Below it, not at it: a checkpoint at the end of an active segment that was rolled later says nothing of its seal.
+        believed = following is not None and following < self.recovery_point and self._has_indexes(base)
         # An empty successor proves nothing: it may be what a failed roll left, and this one may have gone on past it.
         if following is not None and believed and self._holds_data(following):
             # Synced and sealed, and so is all up to its successor: believed without a scan. (`log verify` reads all.)
@@ -201,13 +203,14 @@ class PartitionRecovery:
             loaded.damage.append(known)  # met by an earlier recovery, and not repaired yet
             loaded.sealed.add(base)
             return _GO_ON
-        if self._is_damage(found, offset, following):
+        complete = offset == following and found.valid_after < 0  # what is bad here never had an offset
+        if not complete and self._is_damage(found, offset, following):
             return self._keep_damage(base, found, offset, following)
         size = found.file_size - found.valid_size
         if size:
             self.io.truncate(path, found.valid_size)
         self._note("cut", path, found.problem, found.valid_size, size, offset)
-        return _LOG_ENDS
+        return _GO_ON if complete else _LOG_ENDS
 
     def _is_damage(self, found: Recovered, offset: int, following: int | None) -> bool:
         """The rule at the top."""

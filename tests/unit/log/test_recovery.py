@@ -4,14 +4,17 @@ The rule (R7) case by case: a torn tail, a bad batch with and without successors
 fsync and under os, proven by the journal, by a recovery point, or not at all.
 """
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from mqcore.errors import CorruptBatchError
+from mqcore._native.io import FaultyIo
+from mqcore.errors import CorruptBatchError, DiskFullError
 from mqcore.log.checkpoints import PartitionKey, read_damage, read_offsets
+from mqcore.log.internal_records import encode
 from mqcore.log.manager import LogStore
 from tests.support.stores import (
     TOPIC,
@@ -283,3 +286,26 @@ def test_the_session_of_the_writer_is_what_recovery_goes_by(tmp_path: Path) -> N
     with opened(image, durability="fsync"):
         session = json.loads((image / "session.json").read_bytes().splitlines()[0])
         assert (session["epoch"], session["durability"]) == (1, "fsync")
+
+
+@pytest.mark.parametrize("short, fails", [(50, "pwritev"), (250, "pwritev"), (50, "pwritev,ftruncate")])
+def test_what_a_failed_write_left_behind_a_checkpoint_hides_nothing(tmp_path: Path, short: int, fails: str) -> None:
+    """The disk is full in the middle of an append; the next record goes to a new segment, and a kill comes before the
+    old one is sealed: no byte of the failed append is believed, and none is in the way."""
+    io = FaultyIo()
+    store = LogStore.open(tmp_path / "s", io=io)
+    store._maintenance.stop()
+    store.create_topic(TOPIC)
+    log = store.partition(TOPIC, 0)
+    put(log, b"a" * 100)
+    assert store.group is not None
+    store.group.checkpoint()
+    io.arm(1, errno.ENOSPC, short=short, only=fails, sticky=True)
+    with pytest.raises(DiskFullError):
+        log.append(bytearray(encode([(None, b"b" * 100)], 0)) + encode([(None, b"c" * 100)], 0))
+    io.disarm()
+    log.roll()
+    put(log, b"d" * 100)
+    with opened(kill(store, tmp_path / "image"), durability="fsync") as store:
+        assert values_of(store.partition(TOPIC, 0)) == [b"a" * 100, b"d" * 100]
+        assert not [one for one in store.recovery.findings if one.what != "cut"]
