@@ -18,7 +18,7 @@ SUITES = {
     "io-errors": 3000,
     "bit-flips": 200_000,
     "oom": 500,
-    "fork-threads": 20,
+    "fork-threads": 21,
     "clock": 200,
     "buffers": 10_000,
     "mutants": 12,

@@ -13,9 +13,11 @@ several threads take turns; `close` may come from any thread. It is taken before
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
 
@@ -115,6 +117,7 @@ class Consumer:
         self._in_flight: _InFlight | None = None
         self._assigned = False  # by hand: the subscription no longer decides
         self._closed = False
+        _living.add(self)
         self._subscription.require(store)
         self._follow_subscription(start)
 
@@ -384,3 +387,15 @@ class Consumer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_living: weakref.WeakSet[Consumer] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # The parent's thread that held a lock at the fork is not here to give it back: a close would wait for ever.
+    for consumer in list(_living):
+        consumer._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -163,18 +163,18 @@ class Store:
 
         Raises the first error that was met; the store is closed all the same.
         """
+        if self.log.is_forked:
+            return  # all of it is the parent's, and the locks are nobody's
         with self._lock:
             children = list(self._children)
             self._children.clear()
-        # In a forked child the thread is the parent's, and its lock anybody's.
-        stop = [] if self.log.is_forked else [self._linger.close]
         first: MQError | None = None
-        for close in [*(child.close for child in children), *stop, self.log.close]:
+        for close in [*(child.close for child in children), self._linger.close, self.log.close]:
             try:
                 close()
             except MQError as error:
                 first = first or error
-        if self._private_directory and not self.log.is_forked:
+        if self._private_directory:
             shutil.rmtree(self._private_directory, ignore_errors=True)
         if first is not None:
             raise first
