@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import random
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 from mqcore.cli.output import counting, print_json, show_facts, warn
 from mqcore.cli.stores import json_option
 
-# suite -> faults of a full run; each is mqcore.torture.<name with _>.run(seed, faults, progress) -> Report.
+# suite -> faults of a full run; each is mqcore.torture.<name with _>.run(seed, faults, progress, …) -> Report.
 SUITES = {
     "kill": 1000,
     "power": 12_000,
@@ -29,8 +30,11 @@ SUITES = {
 @click.argument("suite", type=click.Choice([*SUITES, "all"]))
 @click.option("--seed", type=click.IntRange(0), help="Same seed, same faults (default: random, and printed).")
 @click.option("--faults", type=click.IntRange(1), help="How many (default: a full run's count).")
+@click.option(
+    "--durability", type=click.Choice(["fsync", "os"]), help="Of the stores under attack (default: the suite's)."
+)
 @json_option
-def torture(suite: str, seed: int | None, faults: int | None, as_json: bool) -> None:
+def torture(suite: str, seed: int | None, faults: int | None, durability: str | None, as_json: bool) -> None:
     """Attack a store with faults and check what it promised.
 
     \b
@@ -40,7 +44,7 @@ def torture(suite: str, seed: int | None, faults: int | None, as_json: bool) -> 
     chosen = random.SystemRandom().randrange(1 << 31) if seed is None else seed
     passed = True
     for name in SUITES if suite == "all" else (suite,):
-        report = run_suite(name, chosen, faults or SUITES[name], quiet=as_json)
+        report = run_suite(name, chosen, faults or SUITES[name], durability, quiet=as_json)
         passed = passed and bool(report["passed"])
         if as_json:
             print_json(report)
@@ -53,10 +57,13 @@ def torture(suite: str, seed: int | None, faults: int | None, as_json: bool) -> 
         raise click.exceptions.Exit(1)
 
 
-def run_suite(name: str, seed: int, faults: int, *, quiet: bool) -> dict[str, Any]:
-    """Run one suite; its report as JSON has it."""
+def run_suite(name: str, seed: int, faults: int, durability: str | None = None, *, quiet: bool) -> dict[str, Any]:
+    """Run one suite; its report as JSON has it. durability: None for what the suite is usually run under."""
     module = importlib.import_module(f"mqcore.torture.{name.replace('-', '_')}")
     with counting(f"torture {name}", total=faults, quiet=quiet, unit="faults") as counter:
-        report = module.run(seed, faults, counter.move_to)
+        options = {} if durability is None else {"durability": durability}
+        if options and "durability" not in inspect.signature(module.run).parameters:
+            raise click.UsageError(f"{name} runs under one durability only")
+        report = module.run(seed, faults, counter.move_to, **options)
     facts: dict[str, Any] = report.to_json()
     return facts

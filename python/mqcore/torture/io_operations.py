@@ -77,7 +77,7 @@ class Inside(Worker):
         for partition in range(PARTITIONS):
             for _ in read_all(self.store, TOPIC, partition):
                 pass
-        self.store.offsets_for_times(TOPIC, 0)
+            self.store.log.partition(TOPIC, partition).offset_for_time(0)
 
     def close(self) -> None:
         self.send_everywhere()

@@ -7,7 +7,6 @@ gone; under `os` only I2 to I5 are promised. Past the exhaustive part, longer ru
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import random
@@ -23,7 +22,8 @@ from mqcore.torture.ledger import Ledger
 from mqcore.torture.report import Report
 
 WORKERS = max(1, min(4, os.cpu_count() or 1))
-_EXHAUSTIVE_CALLS = 24  # workload steps; they make at least 300 system calls
+_SYSTEM_CALLS_MIN = 300  # of the workload that is cut after each call
+_STEPS, _MORE_STEPS = 24, 8  # of that workload, and how many more while it is too short
 _LONG_CALLS = 150
 
 
@@ -32,7 +32,7 @@ def record_run(place: Path, seed: int, calls: int, durability: str) -> tuple[lis
     library, store = build_recorder(place), place / f"live-{seed}" / "store"
     store.parent.mkdir()
     record, trace = place / f"record-{seed}", place / f"trace-{seed}"
-    record.touch()
+    record.write_bytes(b"")
     result = subprocess.run(
         worker_command(store, record, seed=seed, calls=calls, durability=durability, reopen_every=calls // 2 + 1),
         env=environment(
@@ -68,13 +68,13 @@ def _check_states(
 ) -> None:
     """One worker's share; a line before each state, so that a state that kills the process is known by name."""
     report = Report("power", seed, durability=durability)
-    last_key, lossless = b"", durability == "fsync"
+    seen, lossless = set(), durability == "fsync"
     for number, model, image, ledger in _states(calls, root, seed, chosen):
-        key = _key(image) + str(ledger.acked_count).encode()
+        key = _key(image), ledger.acked_count, len(ledger.topics), len(ledger.deleted)
         out.send(("state", f"call {number} {model}"))
-        if key == last_key:
-            continue  # the same disk and the same promises as the state before
-        last_key = key
+        if key in seen:
+            continue  # the same disk under the same promises
+        seen.add(key)
         target = place / "disk"
         shutil.rmtree(target, ignore_errors=True)
         materialise(image, root, target)
@@ -86,8 +86,8 @@ def _check_states(
             )
         for invariant, sentence in found:
             out.send(("violation", invariant, f"{sentence} [call {number} {calls[number].op.name} {model}]"))
-    out.send(("done", json.dumps([report.read, report.lost, report.duplicated, report.reordered, report.offset_reused,
-                                  report.wrong_bytes]), report.recovery_s))  # fmt: skip
+    report.notes["states_checked"] = len(seen)
+    out.send(("done", report))
 
 
 def _key(image: Image) -> bytes:
@@ -124,7 +124,8 @@ def _attack(report: Report, place: Path, calls: list[Call], root: str, chosen: d
                 elif kind == "violation":
                     report.violate(rest[0], rest[1])
                 else:
-                    _add_counts(report, rest)
+                    report.add_counts(rest[0])
+                    report.notes["states_checked"] += rest[0].notes["states_checked"]
                     break
         except EOFError:
             process.join()
@@ -132,24 +133,17 @@ def _attack(report: Report, place: Path, calls: list[Call], root: str, chosen: d
         process.join()
 
 
-def _add_counts(report: Report, rest: list) -> None:  # type: ignore[type-arg]
-    read, lost, duplicated, reordered, reused, wrong = json.loads(rest[0])
-    report.read += read
-    report.lost += lost
-    report.duplicated += duplicated
-    report.reordered += reordered
-    report.offset_reused += reused
-    report.wrong_bytes += wrong
-    report.recovery_s += rest[1]
-
-
 def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None, durability: str = "fsync") -> Report:
     """Every call of the first workload under every model; then random states of longer ones until `faults` is reached."""
     report = Report("power", seed, durability=durability, faults_wanted=faults)
     rng = random.Random(seed)
     with workplace() as place:
-        calls, root = record_run(place, seed, _EXHAUSTIVE_CALLS, durability)
-        report.notes["system_calls"] = sum(call.op is not Op.MARK for call in calls)
+        steps, system_calls = _STEPS, 0
+        while system_calls < _SYSTEM_CALLS_MIN:
+            calls, root = record_run(place, seed, steps, durability)
+            system_calls = sum(call.op is not Op.MARK for call in calls)
+            steps += _MORE_STEPS
+        report.notes |= {"system_calls": system_calls, "states_checked": 0}
         report.acked += _acked(calls)
         every = {n: list(MODELS) for n, call in enumerate(calls) if call.op is not Op.MARK}
         _attack(report, place, calls, root, every, progress)

@@ -57,6 +57,12 @@ class Report:
         for invariant, sentence in found:
             self.violate(invariant, sentence)
 
+    def add_counts(self, other: Report) -> None:
+        """Take over what another process counted; not its violations."""
+        for name in ("read", "lost", "duplicated", "reordered", "offset_reused", "wrong_bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.recovery_s += other.recovery_s
+
     @property
     def passed(self) -> bool:
         """Invariant 1, and no violation, and every mutant caught."""
