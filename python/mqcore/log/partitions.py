@@ -74,12 +74,15 @@ class Partitions:
         with self._lock:
             log = self._logs.get(key)
             if log is None or log.topic_id != info.topic_id:
-                state = self._states.pop(key, None)
+                state = self._states.get(key)
                 if state is None:
                     log = self._make(info, number, log_start=0, log_end=0, epochs=LeaderEpochs(), epoch=self.epoch)
                 else:
                     log = self._kept(info, number, state)
                 self._logs[key] = log
+                # Last: a log that could not be made (no memory, no descriptor) must find its numbers the next time. An
+                # empty one in its place would hide every record and give their offsets out again.
+                self._states.pop(key, None)
         return log
 
     def logs(self) -> list[PartitionLog]:
