@@ -39,7 +39,7 @@ from mqcore.log.checkpoints import PartitionKey, PartitionState, SegmentState
 from mqcore.log.index_check import check_txn_index, read_index
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.os_errors import translated
-from mqcore.log.removal import remove_tree
+from mqcore.log.removal import forget_offsets, remove_tree
 from mqcore.log.repair import empty_batches
 from mqcore.log.segment_check import BATCH_BYTES_MAX, NO_BOUND, BadRange, Bytes, SegmentCheck, SegmentChecker
 
@@ -212,6 +212,7 @@ def _topic_for(store: LogStore, name: str, number: int, topic_id: uuid.UUID | No
         taken = topic_id is not None and (
             store.registry.find(topic_id) is not None or topic_id in store.registry.deleted()
         )
+        forget_offsets(store, name)
         return store.registry.create(name, number + 1, {"retention.ms": -1}, topic_id=None if taken else topic_id)
     info = store.topic(name)
     return info if number < info.partitions else store.add_partitions(name, number + 1)

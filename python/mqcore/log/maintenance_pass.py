@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mqcore.errors import MQError
-from mqcore.log import checkpoints, compaction, layout, retention
+from mqcore.log import checkpoints, compaction, layout, removal, retention
 from mqcore.log.checkpoints import PartitionKey, PartitionState
 from mqcore.log.compaction import Compaction
 from mqcore.log.os_errors import os_errors
@@ -133,7 +133,7 @@ class Housekeeper:
         report.committed = self._store.views.commit()
 
     def _remove(self, report: MaintenanceReport) -> None:
-        report.removed = self._store.remove_condemned()
+        report.removed = removal.remove_condemned(self._store)
 
     def _held(self) -> Iterator[tuple[TopicInfo, PartitionKey, PartitionState]]:
         """The partitions of known topics that hold anything."""

@@ -45,7 +45,7 @@ from mqcore.log.opening import SYNC_EACH_MAX
 from mqcore.log.os_errors import os_errors
 from mqcore.log.partition_log import NO_SLOT, PartitionLog
 from mqcore.log.partitions import Partitions
-from mqcore.log.removal import remove_tree
+from mqcore.log.removal import forget_offsets
 from mqcore.log.report import MaintenanceReport
 from mqcore.log.topics import METADATA_TOPIC, TopicInfo, TopicRegistry
 from mqcore.types import Durability
@@ -88,10 +88,13 @@ class LogStore:
         self.log_starts: dict[PartitionKey, int] = {}
         self.cleaned: dict[PartitionKey, int] = {}  # up to where compaction came
         self.condemned: list[str] = []  # directories of deleted topics
+        self.stale_names: set[str] = set()  # deleted topics of which the offset files may still say something
         self._lock = threading.RLock()
         # Guards `group` alone, a leaf: partitions are made under their own lock, while maintenance holds _lock and
         # takes theirs.
         self._group_lock = threading.Lock()
+        # What is written last must be what was known last, and two writers of one file would share a temporary one.
+        self._points_lock, self._starts_lock = threading.Lock(), threading.Lock()
         self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
         self._housekeeper = Housekeeper(self)
         self._to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()
@@ -183,6 +186,7 @@ class LogStore:
         """
         self.check_writable()
         with self._lock:
+            forget_offsets(self, name)
             info = self.registry.create(name, partitions, config)
             self._sync_registry()
             return info
@@ -220,6 +224,7 @@ class LogStore:
             if name == METADATA_TOPIC.name:
                 raise UnknownTopicError("this topic is the store's own", topic=name)
             info = self.registry.delete(name)
+            self.stale_names.add(name)
             self._sync_registry()
             for number in range(info.partitions):
                 self._condemn(info, number)
@@ -358,10 +363,13 @@ class LogStore:
             self._maintenance.hurry()
 
     def log_start_moved(self, log: PartitionLog) -> None:
-        key = PartitionKey(log.topic, log.partition)
-        self.log_starts[key] = log.log_start_offset
+        self.log_starts[PartitionKey(log.topic, log.partition)] = log.log_start_offset
+        self.save_log_starts()
+
+    def save_log_starts(self) -> None:
         if self.durability != Durability.MEMORY:
-            checkpoints.write_offsets(self.io, self.layout.path(layout.LOG_STARTS), dict(self.log_starts))
+            with self._starts_lock:
+                checkpoints.write_offsets(self.io, self.layout.path(layout.LOG_STARTS), dict(self.log_starts))
 
     # -- background -------------------------------------------------------------------------------------------------
 
@@ -382,29 +390,19 @@ class LogStore:
     def save_recovery_points(self) -> None:
         """Write what is known to be synced: what recovery need not scan, and must not cut."""
         if self.durability != Durability.MEMORY:
-            path = self.layout.path(layout.RECOVERY_POINTS)
-            checkpoints.write_offsets(self.io, path, self.partitions.recovery_points())
+            with self._points_lock:
+                path = self.layout.path(layout.RECOVERY_POINTS)
+                checkpoints.write_offsets(self.io, path, self.partitions.recovery_points())
 
     def note_cleaned(self, log: PartitionLog, offset: int) -> None:
         """Compaction came up to `offset`. The file is written after the segments are in place: a round that is done
         again costs time, one that is believed and was not done would leave old records for ever."""
         log.cleaned = self.cleaned[PartitionKey(log.topic, log.partition)] = offset
+        self.save_cleaned()
+
+    def save_cleaned(self) -> None:
         if self.durability != Durability.MEMORY:
             checkpoints.write_offsets(self.io, self.layout.path(layout.CLEANED_OFFSETS), dict(self.cleaned))
-
-    def remove_condemned(self) -> int:
-        """Remove the directories of deleted topics, then their tombstones; how many directories went."""
-        removed = 0
-        for path in list(self.condemned):
-            remove_tree(self.io, path)
-            self.condemned.remove(path)
-            removed += 1
-        if removed:
-            self.io.sync_dir(self.layout.topics)  # a tombstone must outlive what it stands for
-        if not self.condemned:
-            for topic_id in self.registry.deleted():
-                self.registry.forget(topic_id)
-        return removed
 
     # -- closing ----------------------------------------------------------------------------------------------------
 

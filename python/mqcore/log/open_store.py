@@ -84,6 +84,7 @@ class WriterOpening:
         store.log_starts = opening.read_points(self._io, self._where.path(layout.LOG_STARTS), self._report)
         store.cleaned = opening.read_points(self._io, self._where.path(layout.CLEANED_OFFSETS), self._report)
         points = opening.read_points(self._io, self._where.path(layout.RECOVERY_POINTS), self._report)
+        store.stale_names = {key.topic for key in (*points, *store.log_starts, *store.cleaned)}
         for key, state in (self._clean or {}).items():
             points[key] = max(points.get(key, 0), state.log_end)  # a clean close synced it all
         return opening.Recoverer(
@@ -129,6 +130,7 @@ class WriterOpening:
         store.condemned += opening.sort_directories(
             self._io, self._where, self._report, known, store.registry.deleted(), is_ours
         )
+        store.stale_names -= known.keys()
         for offsets in (store.log_starts, store.cleaned):
             for key in [key for key in offsets if key.topic not in known]:
                 del offsets[key]  # of topics that are gone

@@ -421,6 +421,7 @@ class PartitionLog:
         stay valid. OffsetOutOfRangeError: `offset` is past the last stable offset."""
         self.host.check_writable()
         with self._lock:
+            self._check_there()  # its name may be another topic's by now, and log starts go by name
             self._settle()
             offsets = self._offsets
             if not 0 <= offset <= offsets.last_stable:

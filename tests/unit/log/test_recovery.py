@@ -7,6 +7,7 @@ fsync and under os, proven by the journal, by a recovery point, or not at all.
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from mqcore._native.io import FaultyIo
 from mqcore.errors import CorruptBatchError, DiskFullError
 from mqcore.log.checkpoints import PartitionKey, read_damage, read_offsets
 from mqcore.log.internal_records import encode
+from mqcore.log.layout import LOG_STARTS
 from mqcore.log.manager import LogStore
+from mqcore.log.partition_log import PartitionLog
 from tests.support.stores import (
     TOPIC,
     batch_positions,
@@ -288,7 +291,7 @@ def test_the_session_of_the_writer_is_what_recovery_goes_by(tmp_path: Path) -> N
         assert (session["epoch"], session["durability"]) == (1, "fsync")
 
 
-@pytest.mark.parametrize("short, fails", [(50, "pwritev"), (250, "pwritev"), (50, "pwritev,ftruncate")])
+@pytest.mark.parametrize(("short", "fails"), [(50, "pwritev"), (250, "pwritev"), (50, "pwritev,ftruncate")])
 def test_what_a_failed_write_left_behind_a_checkpoint_hides_nothing(tmp_path: Path, short: int, fails: str) -> None:
     """The disk is full in the middle of an append; the next record goes to a new segment, and a kill comes before the
     old one is sealed: no byte of the failed append is believed, and none is in the way."""
@@ -309,3 +312,46 @@ def test_what_a_failed_write_left_behind_a_checkpoint_hides_nothing(tmp_path: Pa
     with opened(kill(store, tmp_path / "image"), durability="fsync") as store:
         assert values_of(store.partition(TOPIC, 0)) == [b"a" * 100, b"d" * 100]
         assert not [one for one in store.recovery.findings if one.what != "cut"]
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_deleted_topic_says_nothing_of_one_of_its_name(tmp_path: Path, crash: bool) -> None:
+    """Recovery points and log starts go by name; they must not hide, skip or cut what a new topic was given. crash:
+    between the delete and the making."""
+    with opened(tmp_path / "s", durability="fsync") as store:
+        store.create_topic(TOPIC)
+        for number in range(20):
+            put(store.partition(TOPIC, 0), value(number))
+        store.partition(TOPIC, 0).delete_before(10)
+    store = LogStore.open(tmp_path / "s")
+    store._maintenance.stop()
+    store.delete_topic(TOPIC)
+    if crash:
+        store = LogStore.open(kill(store, tmp_path / "deleted"))
+        store._maintenance.stop()
+    store.create_topic(TOPIC)
+    put(store.partition(TOPIC, 0), b"new")
+    image = kill(store, tmp_path / "image")
+    segment_files(image)[0].write_bytes(b"")  # a power cut: what is not synced is gone, and the journal has it
+    with opened(image, durability="fsync") as store:
+        assert readable(store.partition(TOPIC, 0)) == {0: b"new"}
+        assert not store.recovery.findings
+
+
+def test_offset_files_are_written_by_one_at_a_time(tmp_path: Path) -> None:
+    """Log starts that move in several partitions at once, and checkpoints beside maintenance: no write is lost."""
+    with opened(tmp_path / "s", durability="fsync") as store:
+        store.create_topic(TOPIC, partitions=8)
+        logs = [store.partition(TOPIC, number) for number in range(8)]
+        for log in logs:
+            put(log, *[b"v"] * 40)
+
+        def move(log: PartitionLog) -> None:
+            for offset in range(1, 31):
+                log.delete_before(offset)
+                store.save_recovery_points()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(move, logs))
+        starts = read_offsets(store.io, store.layout.path(LOG_STARTS))
+        assert starts == {PartitionKey(TOPIC, number): 30 for number in range(8)}
