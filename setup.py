@@ -30,7 +30,7 @@ if os.environ.get("MQCORE_SANITIZE"):
 elif os.environ.get("MQCORE_DEBUG"):
     CFLAGS += ["-g", "-O0", "-UNDEBUG"]
 else:
-    CFLAGS += ["-O3", "-DNDEBUG"]
+    CFLAGS += ["-O3", "-DNDEBUG", "-g0"]  # Python's own flags ask for -g: a third of the compile time
 CFLAGS += os.environ.get("MQCORE_CFLAGS", "").split()
 LDFLAGS += os.environ.get("MQCORE_LDFLAGS", "").split()
 

@@ -62,10 +62,11 @@ def count(program: Path, case: str) -> float:
 
 
 def _instructions(program: Path, case: str, calls: int) -> int:
-    # A clean environment: its size moves the stack, and MQCORE_CRC32C would choose another code path.
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TMPDIR": str(BUILD)}
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program), case, str(calls)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    # A clean environment: its size moves the stack, and MQCORE_CRC32C would choose another code path. Names are
+    # relative, or the length of the checkout's path would be counted.
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TMPDIR": "."}
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"./{program.name}", case, str(calls)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=BUILD, check=False)
     found = re.search(r"Collected : (\d+)", result.stderr)
     if result.returncode != 0 or found is None:
         raise RuntimeError(f"{case}: exit code {result.returncode}\n{result.stderr[-2000:]}")

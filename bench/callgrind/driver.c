@@ -157,7 +157,7 @@ static const bench_case basics[] = {
     {NULL, NULL},
 };
 
-static const bench_case *const tables[] = {basics, storage_cases, NULL};
+static const bench_case *const tables[] = {basics, storage_cases, table_cases, NULL};
 
 int main(int argc, char **argv)
 {

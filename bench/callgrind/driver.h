@@ -22,5 +22,6 @@ uint8_t *noise(size_t size);
 uint8_t *plain_batch(int records, size_t *size);
 
 extern const bench_case storage_cases[];
+extern const bench_case table_cases[];
 
 #endif
