@@ -27,8 +27,14 @@ def placed(error: CorruptBatchError, log: PartitionLog, offset: int) -> CorruptB
 
 
 def out_of_range(what: str, log: PartitionLog, offset: int, offsets: Offsets) -> OffsetOutOfRangeError:
-    bounds = {"log_start_offset": offsets.log_start, "log_end_offset": offsets.log_end}
-    return OffsetOutOfRangeError(what, topic=log.topic, partition=log.partition, offset=offset, **bounds)
+    return OffsetOutOfRangeError(
+        what,
+        topic=log.topic,
+        partition=log.partition,
+        offset=offset,
+        log_start_offset=offsets.log_start,
+        log_end_offset=offsets.log_end,
+    )
 
 
 def damaged(directory: str, damage: Damage) -> CorruptBatchError:
