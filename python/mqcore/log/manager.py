@@ -295,6 +295,10 @@ class LogStore:
         if self._closed:
             raise StoreClosedError("the store is closed", path=self.path)
 
+    def check_current(self, info: TopicInfo) -> None:
+        if info is not METADATA_TOPIC and self.registry.find(info.topic_id) is None:
+            raise UnknownTopicError("the topic was deleted", topic=info.name)
+
     def check_writable(self) -> None:
         self.check_usable()
         if self.read_only:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mqcore.log.offsets import Offsets
     from mqcore.log.open_segments import OpenSegments
     from mqcore.log.partition_log import PartitionLog
+    from mqcore.log.topics import TopicInfo
 
 
 class Appended(NamedTuple):
@@ -46,6 +47,9 @@ class PartitionHost(Protocol):
 
     def check_usable(self) -> None:
         """StoreClosedError, ForkedStoreError."""
+
+    def check_current(self, info: TopicInfo) -> None:
+        """UnknownTopicError: the topic was deleted, if its name is there it is another one's."""
 
     def check_writable(self) -> None:
         """check_usable, and StoreReadOnlyError."""

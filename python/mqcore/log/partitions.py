@@ -66,7 +66,7 @@ class Partitions:
         return self._logs.get(key)
 
     def log_of(self, info: TopicInfo, number: int) -> PartitionLog:
-        """The log of a partition, made at the first need."""
+        """The log of a partition, made at the first need. UnknownTopicError: the topic was deleted meanwhile."""
         key = PartitionKey(info.name, number)
         log = self._logs.get(key)
         if log is not None and log.topic_id == info.topic_id:
@@ -74,6 +74,8 @@ class Partitions:
         with self._lock:
             log = self._logs.get(key)
             if log is None or log.topic_id != info.topic_id:
+                # Under the lock: a delete is noted first and drops its logs then, so it finds this one, or we find it.
+                self._host.check_current(info)
                 state = self._states.get(key)
                 if state is None:
                     log = self._make(info, number, log_start=0, log_end=0, epochs=LeaderEpochs(), epoch=self.epoch)

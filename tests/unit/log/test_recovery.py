@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mqcore._native.io import FaultyIo
-from mqcore.errors import CorruptBatchError, DiskFullError
+from mqcore.errors import CorruptBatchError, DiskFullError, UnknownTopicError
 from mqcore.log.checkpoints import PartitionKey, read_damage, read_offsets
 from mqcore.log.internal_records import encode
 from mqcore.log.layout import LOG_STARTS
@@ -355,3 +355,17 @@ def test_offset_files_are_written_by_one_at_a_time(tmp_path: Path) -> None:
             list(pool.map(move, logs))
         starts = read_offsets(store.io, store.layout.path(LOG_STARTS))
         assert starts == {PartitionKey(TOPIC, number): 30 for number in range(8)}
+
+
+def test_a_delete_between_the_look_up_and_the_making_of_a_log(tmp_path: Path) -> None:
+    """Who looked a topic up before it was deleted gets no log of it, which a topic of the same name would inherit."""
+    with LogStore.open(tmp_path / "s") as store:
+        store.create_topic(TOPIC)
+        info = store.topic(TOPIC)
+        store.delete_topic(TOPIC)
+        with pytest.raises(UnknownTopicError):
+            store.partitions.log_of(info, 0)
+        store.create_topic(TOPIC)
+        put(store.partition(TOPIC, 0), b"new")
+    with LogStore.open(tmp_path / "s") as store:
+        assert values_of(store.partition(TOPIC, 0)) == [b"new"]
