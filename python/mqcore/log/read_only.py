@@ -56,6 +56,7 @@ class ReadOnlyStore(LogStore):
         # What waits while nobody writes: a page that never moves. (The wait on a dead page returns at once.)
         self._quiet = Marks.create(self.store_id, None)
         self._left: tuple[Session, dict[PartitionKey, PartitionState] | None] | None = None
+        self._left_by: list[tuple[int, int]] = []  # the files of the session that `_left` and `_proven` are of
         self._proven: dict[tuple[uuid.UUID, int], int] | None = None
         self.cleaned = opening.read_points(self.io, self.layout.path(layout.CLEANED_OFFSETS), self.recovery)
         self.views = ViewEnvironment()
@@ -137,9 +138,32 @@ class ReadOnlyStore(LogStore):
     def state_of(self, log: FollowedPartition) -> tuple[list[SegmentState], Offsets, bool]:
         """(segments, offsets, open_ended) of a partition as its last writer left it. open_ended: the last segment's
         next offset is not exact; the offsets bound the reads."""
-        if self._left is None:
-            self._left = opening.read_left(self.io, self.layout, self.recovery)
-        session, clean = self._left
+        while True:
+            with self._attach_lock:
+                session = self._session_files()
+                if self._left is None or self._left_by != session:
+                    self._proven = None
+                    self._left = opening.read_left(self.io, self.layout, self.recovery)
+                    self._left_by = session
+                left = self._left
+            found = self._state_left(log, *left)
+            if self._session_files() == session:
+                return found  # else a writer came: what was read may be half the old session's, half the new one's
+
+    def _session_files(self) -> list[tuple[int, int]]:
+        """Which session the store is in: its files are written anew by each writer that comes, and as it goes."""
+        found = []
+        for name in (layout.SESSION, layout.CLEAN_SHUTDOWN):
+            try:
+                file = os.stat(self.layout.path(name), follow_symlinks=False)
+                found.append((file.st_ino, file.st_mtime_ns))
+            except FileNotFoundError:
+                found.append((0, 0))
+        return found
+
+    def _state_left(
+        self, log: FollowedPartition, session: Session, clean: dict[PartitionKey, PartitionState] | None
+    ) -> tuple[list[SegmentState], Offsets, bool]:
         key = PartitionKey(log.topic, log.partition)
         state = None if clean is None else clean.get(key)
         if clean is not None and state is None:

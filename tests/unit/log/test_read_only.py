@@ -232,3 +232,20 @@ def test_a_read_only_file_system_will_do(tmp_path: Path, clean: bool) -> None:
             LogStore.open(mount)
     finally:
         subprocess.run(["umount", mount], check=True)
+
+
+def test_how_the_last_writer_left_the_store_is_what_counts(tmp_path: Path) -> None:
+    """A reader that looked at the store before a writer came and died goes by that writer's session: under fsync it
+    does not see what nobody was told of, though the session before was under os."""
+    store = LogStore.open(tmp_path / "s", durability="os")
+    store.create_topic(TOPIC, partitions=2)
+    for number in range(2):
+        put(store.partition(TOPIC, number), b"before")
+    store.abandon()
+    with LogStore.open(tmp_path / "s", read_only=True) as reader:
+        assert values_of(reader.partition(TOPIC, 0)) == [b"before"]
+        store = LogStore.open(tmp_path / "s", durability="fsync")
+        put(store.partition(TOPIC, 1), b"told")
+        put(store.partition(TOPIC, 1), b"not told", wait=False)
+        store.abandon()
+        assert values_of(reader.partition(TOPIC, 1)) == [b"before", b"told"]
