@@ -5,7 +5,8 @@ Invariants:
        whatever kills it. A page whose lock is free is dead, whatever it says.
     2. The page is never believed after its writer is gone: the files are the truth. It lies in tmpfs, so a reboot
        leaves none.
-    3. A new writer flags the old page before its own page takes the name: nobody sleeps on a dead one.
+    3. A new writer flags the old page before its own page takes the name: nobody sleeps on a dead one. It also
+       removes the pages that killed writers of other stores left: those that nobody opens again would stay for ever.
     4. Who reads `sequence()`, then checks, then waits for that sequence, misses nothing; who arms a waker, then checks,
        neither.
 
@@ -19,6 +20,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import random
+import re
 import stat
 import sys
 import threading
@@ -30,6 +33,7 @@ from mqcore._native.marks import PAGE_BYTES, MarksPage
 from mqcore.log.os_errors import os_errors
 
 _OPEN, _CLOSED, _SUPERSEDED = 0, 1, 2
+_SWEPT_MAX = 100  # dead pages that one open removes: a bound on its time
 _SHARED_MEMORY: Final = "/dev/shm"
 # Memory of the page is taken in these steps, before it is written: a store into a hole of a full tmpfs is a SIGBUS.
 _RESERVE_BYTES: Final = 64 << 10
@@ -96,6 +100,7 @@ class Marks(MarksPage):
                 os.unlink(temporary)
             raise
         marks._fd, marks._path = fd, path
+        _sweep(os.path.dirname(path))
         return marks
 
     def slot(self, topic_id: uuid.UUID, partition: int) -> int:
@@ -244,3 +249,26 @@ def _supersede(store_id: bytes, path: str) -> None:
                     old._end(_SUPERSEDED)
         finally:
             os.close(fd)
+
+
+def _sweep(directory: str) -> None:
+    """Remove this user's pages whose writer was killed. Who still follows one sees for himself that it is dead."""
+    name = re.compile(rf"mqcore-{os.geteuid()}-[0-9a-f]{{32}}")
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        found = [entry.path for entry in entries if name.fullmatch(entry.name)]
+        random.shuffle(found)  # the living ones are looked at again and again, and must not hide the others
+        for path in found[:_SWEPT_MAX]:
+            with contextlib.suppress(OSError):
+                _remove_if_dead(path)
+
+
+def _remove_if_dead(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_size == PAGE_BYTES:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its writer lives
+            if os.lstat(path).st_ino == found.st_ino:  # else a new writer has the name
+                os.unlink(path)
+    finally:
+        os.close(fd)

@@ -298,3 +298,23 @@ def test_a_forked_child_lets_go_without_a_trace(path: str) -> None:
     assert reader.read(slot) == (1, 2, 3, 4)
     reader.close()
     marks.close()
+
+
+def test_pages_of_killed_writers_do_not_pile_up(path: str, tmp_path: Path) -> None:
+    """A store that is never opened again would leave its page in memory for ever: other stores' writers remove it."""
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "alive").mkdir()
+    dead, alive = (page_path(STORE_ID, str(tmp_path / name)) for name in ("dead", "alive"))
+    assert dead is not None
+    process = other_process("page = Marks.create(STORE_ID, path); say(); time.sleep(60)", dead)
+    line(process)
+    process.kill()
+    process.wait()
+    living = Marks.create(STORE_ID, alive)
+    for _ in range(1000):  # each looks at some of what is there
+        if not os.path.exists(dead):
+            break
+        Marks.create(STORE_ID, path).close()
+    assert not os.path.exists(dead)
+    assert Marks.open(STORE_ID, alive) is not None
+    living.close()
