@@ -14,8 +14,10 @@ from mqcore.errors import StoreFormatError
 from mqcore.log import checkpoints, layout
 from mqcore.log.check_report import VerifyReport
 from mqcore.log.checkpoints import Damage
+from mqcore.log.internal_records import encode
 from mqcore.log.verify import by_partition, verify
 from tests.support.store_files import StoreFiles
+from tests.support.stores import TOPIC, opened
 
 SHAPE = {"orders": [[[2, 3], [1, 2, 2], [4]], [[3]]], "sensors": [[[1], [1]]]}
 
@@ -116,6 +118,24 @@ def test_a_torn_tail_after_a_crash_is_a_note_and_below_a_recovery_point_damage(f
     report = checked(files)
     assert report.ok
     assert any("cuts it off" in note for note in report.notes)
+
+
+def test_a_base_offset_that_flipped_in_a_compacted_log_is_found(tmp_path: Path) -> None:
+    with opened(tmp_path / "store") as store:
+        store.create_topic(TOPIC, config={"cleanup.policy": "compact"})
+        log = store.partition(TOPIC, 0)
+        for key in (b"a", b"b", b"a"):
+            log.append(encode([(key, b"value")], log.host.clock.wall_ms()))
+        path = Path(log.directory) / layout.segment_name(0)
+    (tmp_path / "store" / layout.CLEAN_SHUTDOWN).unlink()
+    data = bytearray(path.read_bytes())
+    second = 12 + int.from_bytes(data[8:12], "big")
+    assert verify(tmp_path / "store").ok
+    for byte in range(8):  # no checksum covers the base offset, and gaps are usual there
+        flipped = data.copy()
+        flipped[second + byte] ^= 0x40
+        path.write_bytes(flipped)
+        assert not verify(tmp_path / "store").ok
 
 
 def test_missing_segments_partitions_and_tails(files: StoreFiles) -> None:
