@@ -292,8 +292,10 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
     };
     mq_segment_index_init(&s->index, base_offset, options->index_interval_bytes, options->index_max_bytes);
     mq_index_progress_reset(&s->progress, base_offset);
-    if (options->from_position > s->src.size || s->src.size > MQ_SEGMENT_BYTES_MAX)
-        return mq_fail(err, MQ_EINVAL, s->src.path, s->src.size, "from_position or the file is out of range");
+    if (options->from_position > s->src.size || options->from_position > MQ_SEGMENT_BYTES_MAX)
+        return mq_fail(err, MQ_EINVAL, s->src.path, s->src.size, "from_position is out of range");
+    if (s->src.size > MQ_SEGMENT_BYTES_MAX) /* not by us; no position past it can be indexed, so nothing there is ours */
+        s->src.size = MQ_SEGMENT_BYTES_MAX;
     bool good = true;
     mq_status status = MQ_OK;
     for (size_t i = 0; i < options->open_txn_count && status == MQ_OK; i++)

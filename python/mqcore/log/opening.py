@@ -202,7 +202,7 @@ class Recoverer:
 
     def _sync(self, paths: list[str]) -> None:
         """Make durable what recovery kept, before anybody reads it (R11)."""
-        if self._session.durability == Durability.MEMORY or not paths:
+        if not paths:
             return
         if len(paths) > SYNC_EACH_MAX:
             self._io.sync_filesystem(self._where.root)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mqcore._native.io import FaultyIo
+from mqcore._native.io import FaultyIo, Io
 from mqcore.errors import CorruptBatchError, DiskFullError, UnknownTopicError
 from mqcore.log.checkpoints import PartitionKey, read_damage, read_offsets
 from mqcore.log.internal_records import encode
@@ -369,3 +369,26 @@ def test_a_delete_between_the_look_up_and_the_making_of_a_log(tmp_path: Path) ->
         put(store.partition(TOPIC, 0), b"new")
     with LogStore.open(tmp_path / "s") as store:
         assert values_of(store.partition(TOPIC, 0)) == [b"new"]
+
+
+def test_a_file_longer_than_any_segment_is_cut_or_damage_not_a_crash(tmp_path: Path) -> None:
+    image = crashed(tmp_path, "fsync", count=3)
+    os.truncate(segment_files(image)[0], 3 << 30)
+    with opened(image, durability="fsync") as store:
+        assert values_of(store.partition(TOPIC, 0)) == [value(number) for number in range(3)]
+        put(store.partition(TOPIC, 0), b"next")
+
+
+def test_what_recovery_keeps_is_synced_whatever_the_session_before_was(tmp_path: Path) -> None:
+    """A directory that was written as a store in memory, and is opened under fsync: it is durable before it is read."""
+    image = crashed(tmp_path, "memory", count=3)
+    synced: list[str] = []
+
+    class Watching(Io):
+        def sync_file(self, path: str) -> None:
+            synced.append(path)
+            super().sync_file(path)
+
+    with opened(image, durability="fsync", io=Watching()) as store:
+        assert len(readable(store.partition(TOPIC, 0))) == 3
+        assert str(segment_files(image)[0]) in synced
