@@ -303,7 +303,7 @@ cdef class Accumulator:
         cdef Borrowed v, k
         cdef mq_record r
         cdef bytes h = encode_headers(headers) if headers else b""
-        r.timestamp = self.now() if timestamp is None else timestamp
+        r.timestamp = self.now() if timestamp is None else t.time_of(timestamp)
         if timestamp is not None:
             t.check_times(r.timestamp, r.timestamp, self.now())
         borrow(b"" if value is None else value, &v)

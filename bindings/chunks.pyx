@@ -23,6 +23,7 @@ cdef extern from "mqcore/alloc.h":
 
 import threading
 from collections import deque
+from operator import index
 
 from mqcore.errors import InvalidRecordError, RecordTooLargeError, UnknownTopicError
 from mqcore.types import RecordMetadata
@@ -166,9 +167,9 @@ cdef class Topic:
         """The sinks of partitions that were written to."""
         return [sink for sink in self.sinks if sink is not None]
 
-    def check(self, int64_t first, int64_t last, int64_t now):
+    def check(self, first, last, int64_t now):
         """Check the bounds of many timestamps (ms)."""
-        self.check_times(first, last, now)
+        self.check_times(self.time_of(first), self.time_of(last), now)
 
     cdef int32_t place(self, const uint8_t *key, int32_t size, object partition) except -2:
         """The partition for a record; -1: any (the sticky one)."""
@@ -185,10 +186,20 @@ cdef class Topic:
             partition = self.partitioner(key[:size], self.partitions)
         elif size < 0 and self.needs_key:
             raise InvalidRecordError("a compacted topic needs a key in each record", topic=self.name)
-        chosen = partition
+        try:
+            chosen = index(partition)
+        except OverflowError:
+            chosen = -1
         if not 0 <= chosen < self.partitions:
-            raise UnknownTopicError("no such partition", topic=self.name, partition=chosen, partitions=self.partitions)
+            raise UnknownTopicError("no such partition", topic=self.name, partition=partition, partitions=self.partitions)
         return chosen
+
+    cdef int64_t time_of(self, timestamp) except? -1:
+        """A timestamp from outside as 64 bits."""
+        try:
+            return index(timestamp)  # C would cut a float short: time.time() would be a day in 1970
+        except OverflowError:
+            raise InvalidRecordError("a timestamp does not fit 64 bits", topic=self.name, timestamp=timestamp) from None
 
     cdef int check_times(self, int64_t first, int64_t last, int64_t now) except -1:
         if first < 0:

@@ -31,6 +31,15 @@ def store_path() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """An empty directory where syncs cost nothing (a tmpfs, if there is one), for sweeps over many opens."""
+    with tempfile.TemporaryDirectory(
+        prefix="mqcore-test-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    ) as directory:
+        yield Path(directory)
+
+
 def _disk_directory() -> str:
     """The first of the usual places that is no tmpfs."""
     for place in (tempfile.gettempdir(), "/var/tmp", str(Path(__file__).resolve().parent.parent / "build")):

@@ -164,11 +164,12 @@ class Producer(Dispatcher):
             self.fill(target, Column(values), None, None, self.now(), -1, spans)  # nothing to prepare
             return self._sent(topic, spans)
         place = -1 if partition is None else _checked(target, partition)
-        if headers is not None or (keys is not None and partition is None and self._partitioner is not None):
-            return self._send_each(topic, values, keys, timestamps, headers, partition)
         times, now = None, self.now()
         if timestamps is not None:
             times, now = _times(target, timestamps, now)
+        if headers is not None or (keys is not None and partition is None and self._partitioner is not None):
+            when = None if timestamps is None else now if times is None else times.tolist()
+            return self._send_each(topic, values, keys, when, headers, partition)
         for piece, piece_keys, piece_times in _pieces(values, keys, times):
             column = None if piece_keys is None else Column(piece_keys)
             self.fill(target, Column(piece), column, piece_times, now, place, spans)
@@ -185,10 +186,7 @@ class Producer(Dispatcher):
     ) -> BulkDelivery:
         """send_many where each record needs Python anyway: headers, or a partitioner of the user's."""
         columns = [_plain(values), *(None if c is None else _plain(c) for c in (keys, headers))]
-        if timestamps is not None and not isinstance(timestamps, int):
-            columns.append(np.asarray(timestamps).astype(np.int64).tolist())
-        else:
-            columns.append(None)
+        columns.append(timestamps if isinstance(timestamps, list) else None)
         count = len(columns[0] or ())
         if any(column is not None and len(column) != count for column in columns):
             raise ValueError("values, keys, headers and timestamps must be as many")
@@ -263,19 +261,22 @@ def _checked(topic: Topic, partition: int) -> int:
 
 
 def _times(topic: Topic, timestamps: Any, now: int) -> tuple[Any, int]:
-    """(int64 array or None, one timestamp for all), checked against the topic's bounds."""
+    """(int64 array or None, one timestamp for all), checked against the topic's bounds: before any record is sent."""
     if isinstance(timestamps, int | np.integer):
         topic.check(int(timestamps), int(timestamps), now)
         return None, int(timestamps)
     array = np.asarray(timestamps)
+    if array.dtype.kind in "Of" and array.ndim == 1 and all(isinstance(one, int | np.integer) for one in timestamps):
+        # Integers for which numpy has no one type: some lie past 64 bits, or beyond 2**63 beside a negative.
+        topic.check(int(min(timestamps)), int(max(timestamps)), now)
+        array = array.astype(np.int64)
     if array.dtype.kind == "M":
-        array = array.astype("datetime64[ms]")
-    if array.ndim != 1 or array.dtype.kind not in "iuM":
+        array = array.astype("datetime64[ms]").astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError("timestamps must be whole milliseconds: an int, or a 1-D array of integers or datetime64")
-    array = np.ascontiguousarray(array.astype(np.int64, copy=False))
-    if array.size:
+    if array.size:  # before the cast: an unsigned one must not wrap around
         topic.check(int(array.min()), int(array.max()), now)
-    return array, now
+    return np.ascontiguousarray(array.astype(np.int64, copy=False)), now
 
 
 def _pieces(values: Any, keys: Any, times: Any) -> Iterable[tuple[Any, Any, Any]]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from mqcore.errors import StoreFormatError, StoreReadOnlyError
+from mqcore.errors import StorageError, StoreFormatError, StoreReadOnlyError
 from mqcore.log import checkpoints, layout, segment_swap
 from mqcore.log.checkpoints import Meta, PartitionKey, PartitionState, Session
 from mqcore.log.layout import Layout
@@ -289,6 +289,13 @@ def make_root(io: Io, path: str) -> None:
             io.mkdir(one)
         except FileExistsError:
             continue
-        except PermissionError as error:
-            raise StoreReadOnlyError("cannot make the store's directory", path=one) from error
+        except (PermissionError, StorageError) as error:
+            if isinstance(error, StorageError) and error.where.get("errno") not in ("EROFS", "EACCES", "EPERM"):
+                raise
+            why = error.what if isinstance(error, StorageError) else error.strerror
+            raise StoreReadOnlyError(
+                f"cannot make the store's directory: {why}",
+                hint="Name a place that can be written; a store that is there can be opened with read_only=True",
+                path=one,
+            ) from error
         io.sync_dir(os.path.dirname(one))

@@ -496,4 +496,4 @@ class PartitionLog:
                 if write_indexes and not entry.sealed:
                     entry.segment().write_indexes()
                 self.host.open_segments.forget(entry.segment())
-                entry.close()
+                entry.close(keep_state=write_indexes)

@@ -172,6 +172,9 @@ class _Repairer:
         self._layout = Layout(checker.report.path)
 
     def run(self) -> None:
+        if self._is_other_version():
+            self._report.actions.append("left alone: another version of mqcore wrote it, and knows its files")
+            return
         clean = self._layout.path(layout.CLEAN_SHUTDOWN)
         self._meta()
         if layout.lstat_kind(clean) == "file":
@@ -194,16 +197,18 @@ class _Repairer:
             try:
                 checkpoints.read_meta(self._io, path)
             except MQError:
-                if not self._is_other_version(path):
-                    checkpoints.write_meta(self._io, path, checkpoints.Meta(os.urandom(16)))
-                    self._report.actions.append("meta.json was made anew, with a new store id")
+                checkpoints.write_meta(self._io, path, checkpoints.Meta(os.urandom(16)))
+                self._report.actions.append("meta.json was made anew, with a new store id")
 
-    @staticmethod
-    def _is_other_version(path: str) -> bool:
+    def _is_other_version(self) -> bool:
+        """What another format means by its files, this version cannot know: it must not mend them."""
+        path = self._layout.path(layout.META)
+        if layout.lstat_kind(path) != "file":
+            return False
         with open(path, "rb") as file:
             try:
                 return bool(json.loads(file.readline(1000))["format"] != layout.FORMAT_VERSION)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 return False
 
     def _drop_views(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mqcore.errors import InvariantError
+from mqcore.errors import CorruptBatchError, InvariantError
 from mqcore.log.checkpoints import Damage, SegmentState
 
 if TYPE_CHECKING:
@@ -118,15 +118,31 @@ class SegmentEntry:
                 self._state = SegmentState(segment.base_offset, segment.size, segment.next_offset, UNKNOWN, UNKNOWN)
                 segment.close()
 
-    def close(self) -> None:
-        """Close the handle; views that readers hold stay valid (they own their mapping)."""
+    def close(self, *, keep_state: bool = True) -> None:
+        """Close the handle; views that readers hold stay valid (they own their mapping).
+
+        keep_state: for whoever writes it down. A reader has no use for it: its timestamps may cost a scan of the
+        segment, and that may meet damage.
+        """
         with self._lock:
             segment, self._segment = self._segment, None
             if segment is not None:
                 try:
-                    self._state = _state_of(segment)
+                    if keep_state:
+                        self._state = self._last_state(segment)
                 finally:
                     segment.close()
+
+    def _last_state(self, segment: Segment) -> SegmentState:
+        """What to note of an open segment. Damage in it is told to whoever reads it, and keeps no store from closing."""
+        known = self._state
+        unchanged = (known.size, known.next_offset) == (segment.size, segment.next_offset)
+        if unchanged and UNKNOWN not in (known.max_timestamp, known.first_timestamp):
+            return known
+        try:
+            return _state_of(segment)
+        except CorruptBatchError:
+            return SegmentState(segment.base_offset, segment.size, segment.next_offset, UNKNOWN, UNKNOWN)
 
 
 def _state_of(segment: Segment) -> SegmentState:
