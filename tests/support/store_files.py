@@ -111,7 +111,7 @@ class StoreFiles:
         return digest.chain
 
     def views(self, records: list[tuple[bytes, bytes]]) -> None:
-        environment = ViewEnvironment(self.io, str(self.path / layout.VIEWS), map_bytes=1 << 26)
+        environment = ViewEnvironment(self.io, str(self.path / layout.VIEWS), map_bytes=1 << 26, owner=self.store_id)
         log = FakeLog(METADATA_TOPIC.topic_id)
         log.records = [(0, InternalRecord(i, 5, *record)) for i, record in enumerate(records)]
         View(environment, "topics", log, topics._fold, records=log.iterate).catch_up()

@@ -107,7 +107,11 @@ class WriterOpening:
             if not layout.require_kind(views, "dir"):
                 self._io.mkdir(views)
             store.views = ViewEnvironment(
-                self._io, views, map_bytes=store.config.view_map_bytes, verify_bytes=store.config.view_verify_bytes
+                self._io,
+                views,
+                map_bytes=store.config.view_map_bytes,
+                verify_bytes=store.config.view_verify_bytes,
+                owner=store.store_id,
             )
         store.registry = TopicRegistry(
             store.partitions.log_of(METADATA_TOPIC, 0),

@@ -12,7 +12,7 @@ Invariants:
 
 Layout of keys in the one unnamed LMDB database (its keys end at 511 bytes), numbers big-endian:
     0x00 name              -> u32 number of the view
-    0x01 number            -> position: topic id (16), leader epoch i32, offset i64
+    0x01 number            -> position: store id xor topic id (16), leader epoch i32, offset i64
     0x02 number key        -> value
     0x03 number blake3(key)-> u32 length, key, value         for keys over KEY_BYTES_MAX
 each value preceded by u32 crc32c(LMDB key, rest).
@@ -62,11 +62,19 @@ class Damaged(Exception):
 
 
 class Position(NamedTuple):
-    """How far into its log a view has come. offset: the next one to apply; leader_epoch: that of the record before."""
+    """How far into its log a view has come. offset: the next one to apply; leader_epoch: that of the record before.
 
-    topic_id: uuid.UUID
+    source: which log that is (`source_of`).
+    """
+
+    source: uuid.UUID
     leader_epoch: int
     offset: int
+
+
+def source_of(store_id: bytes, topic_id: uuid.UUID) -> uuid.UUID:
+    """The one name of a log among those of all stores: `__metadata` has the same topic id in each."""
+    return uuid.UUID(int=int.from_bytes(store_id, "big") ^ topic_id.int)
 
 
 Changes = Mapping[bytes, bytes | None]
@@ -412,8 +420,8 @@ def _unpack(stored_key: bytes, found: Any) -> tuple[bytes, bytes]:
 
 
 def _unpack_position(value: bytes) -> Position:
-    topic_id, leader_epoch, offset = _POSITION_FORMAT.unpack(value)
-    return Position(uuid.UUID(bytes=topic_id), leader_epoch, offset)
+    source, leader_epoch, offset = _POSITION_FORMAT.unpack(value)
+    return Position(uuid.UUID(bytes=source), leader_epoch, offset)
 
 
 def _storage_error(error: lmdb.Error, path: str) -> Exception:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mqcore.errors import DiskFullError, MQError, StorageError, StoreClosedError
 from mqcore.log.internal_records import InternalRecord, RecordSource, read_records
-from mqcore.log.view_tables import Damaged, LmdbTables, MemoryTables, Position, Tables
+from mqcore.log.view_tables import Damaged, LmdbTables, MemoryTables, Position, Tables, source_of
 from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
@@ -71,13 +71,16 @@ class ViewEnvironment:
         read_only: bool = False,
         map_bytes: int = 64 << 30,
         verify_bytes: int = 1 << 30,
+        owner: bytes = b"",
     ) -> None:
         """directory: STORE/views, which exists; None or read_only: views live in memory, folded from the logs.
 
+        owner: the store's id: some topic ids, `__metadata`'s first of all, are the same in every store.
         A writer must hold the store's lock. Raises StorageError, StoreFormatError. What was dropped, to be rebuilt,
         is in `problems`.
         """
         self.problems: list[str] = []
+        self.owner = owner
         self.lock = threading.RLock()
         self._views: list[View] = []
         self._closed = False
@@ -188,7 +191,8 @@ class View:
         self._take_stored_position()
 
     def _position_at(self, offset: int) -> Position:
-        return Position(self._log.topic_id, self._log.epoch_of(offset - 1), offset)
+        source = source_of(self._environment.owner, self._log.topic_id)
+        return Position(source, self._log.epoch_of(offset - 1), offset)
 
     def _take_stored_position(self) -> None:
         """Go on from the stored position if the log bears it out, else start anew (invariants 4 and 6)."""
@@ -208,8 +212,8 @@ class View:
     def _doubt(self, stored: Position) -> str:
         """Return why a stored position is not to be believed, "" if it is."""
         log = self._log
-        if stored.topic_id != log.topic_id:
-            return f"it belongs to topic id {stored.topic_id}, the log is {log.topic_id}"
+        if stored.source != source_of(self._environment.owner, log.topic_id):
+            return f"it belongs to another topic id than {log.topic_id}, or to another store"
         end = log.visible_end(IsolationLevel.READ_COMMITTED)
         if stored.offset > end:
             return f"it is ahead of the log: {stored.offset} > {end}"
