@@ -22,7 +22,7 @@ SUITES = {
     "fork-threads": 21,
     "clock": 200,
     "buffers": 10_000,
-    "mutants": 12,
+    "mutants": 18,
 }
 
 

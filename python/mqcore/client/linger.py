@@ -5,7 +5,7 @@ Invariants:
        producer has anything open: an idle store costs nothing.
     2. A producer is kept alive by this thread while it has records that are in no log yet.
     3. An error in one producer's tick is logged and does not keep the others waiting.
-Lock: `_changed` guards the due times and the stop flag; nothing else is locked while it is held.
+Lock: `_lock` guards the due times and the stop flag; nothing else is locked while it is held.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Protocol
 
 log = logging.getLogger("mqcore.linger")
 
+START_S = 5.0  # close waits no longer for a thread that has not begun
+
 
 class Lingering(Protocol):
     """What has records that must not wait longer than their time."""
@@ -31,17 +33,20 @@ class Linger:
     """The thread, and whom it looks after."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # reentrant: a finalizer may send, and so arm, at any time
+        self._lock = threading.RLock()  # reentrant: a finalizer may send, and so arm, at any time
+        # Entered and left by `_lock` itself: Condition.__exit__ is Python, and keeps the lock where memory runs out.
+        self._changed = threading.Condition(self._lock)
         self._due: dict[Lingering, float] = {}  # producer -> when to look at it (time.monotonic, s)
         self._waiting_until = 0.0  # what the thread sleeps for; in the past while it is awake
         self._ended: threading.Event | None = None  # set by the thread as the last thing it does; None: no thread yet
         self._ident = 0
+        self._running = False  # the thread has begun
         self._stopping = False
 
     def arm(self, producer: Lingering, delay_s: float) -> None:
         """Look at this producer in delay_s, then until a tick says that nothing is left. After close: no effect."""
         due = monotonic() + delay_s
-        with self._changed:
+        with self._lock:
             if self._stopping or self._due.get(producer, math.inf) <= due:
                 return
             self._due[producer] = due
@@ -56,21 +61,25 @@ class Linger:
 
     def remove(self, producer: Lingering) -> None:
         """Forget a producer that was closed."""
-        with self._changed:
+        with self._lock:
             self._due.pop(producer, None)
 
     def close(self) -> None:
         """Stop and join the thread. Producers are closed before: what they still hold is theirs to flush."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._due.clear()
             self._changed.notify()
             ended = self._ended
         if ended is not None and self._ident != threading.get_ident():
-            ended.wait()
+            # A thread that found no memory for its first frame never runs; one that is late finds the flag.
+            ended.wait(None if self._running else START_S)
+            if self._running:
+                ended.wait()
 
     def _run(self, ended: threading.Event) -> None:
         try:
+            self._running = True
             while True:
                 producer = self._next()
                 if producer is None:
@@ -78,11 +87,13 @@ class Linger:
                 self._tick(producer)
                 del producer  # invariant 2 ends with the tick
         finally:
+            if not self._stopping:
+                self._ended = None  # it dies of an error (no memory): the next arm starts another
             ended.set()
 
     def _next(self) -> Lingering | None:
         """Sleep until a producer is due and take it off the list; None: stop."""
-        with self._changed:
+        with self._lock:
             while not self._stopping:
                 first = min(self._due, key=self._due.__getitem__, default=None)
                 now = monotonic()
@@ -103,6 +114,6 @@ class Linger:
             log.exception("a producer's lingering records could not be handed over")
             again = monotonic() + 1.0  # what it holds is not given up
         if again is not None:
-            with self._changed:
+            with self._lock:
                 if not self._stopping:
                     self._due[producer] = min(again, self._due.get(producer, math.inf))

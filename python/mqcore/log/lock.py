@@ -29,18 +29,23 @@ class StoreLock:
         self.path = path
         self._fd = _open(path)
         try:
+            self._take()
+        except BaseException:
+            self.close()  # whatever went wrong (no memory, Ctrl-C): a lock that nobody has an object for is never released
+            raise
+
+    def _take(self) -> None:
+        try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             pid = _holder(self._fd)
-            os.close(self._fd)
-            self._fd = -1
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise translated(error, "cannot lock", path) from error
+                raise translated(error, "cannot lock", self.path) from error
             mine = pid == os.getpid()
             raise StoreLockedError(
                 "this process has the store open for writing already" if mine else "another process writes this store",
                 hint="Share the open store object" if mine else "Close it there, or open with read_only=True",
-                path=os.path.dirname(path),
+                path=os.path.dirname(self.path),
                 pid=pid,
             ) from None
         # For people and for the message above only; never evidence: the flock is. So not synced, not through the

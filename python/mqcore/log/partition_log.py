@@ -406,6 +406,8 @@ class PartitionLog:
             try:
                 log_start = self.offsets.log_start  # first: brings a follower's segments up to date
                 return search_time(self, self._segments.entries, log_start, timestamp_ms)
+            except OffsetOutOfRangeError:
+                continue  # retention moved the log start meanwhile
             except (FileNotFoundError, StoreClosedError, StorageError) as error:
                 self._look_again_after(error)
         raise StorageError("segment files are missing", path=self.directory)

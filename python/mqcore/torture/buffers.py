@@ -305,7 +305,10 @@ class _Attack:
         others = [self.read] * 5 + [self.delete_before, self.roll, self.maintain]
         for done in range(operations):
             step = self._rng.choice(sends if self._rng.random() < 0.75 else others)
-            step()
+            try:
+                step()
+            except errors.MQError as error:
+                self._report.violate("I3", f"{step.__name__}: {type(error).__name__}: {error}")
             self._report.faults_injected[step.__name__.replace("_", "-")] += 1
             if done % 200 == 199:
                 self._settle()

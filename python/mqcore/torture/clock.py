@@ -78,6 +78,8 @@ class _Time:
         """Set the wall so far from real time; None: drawn."""
         if lie_ms is None:
             lie_ms = self._rng.choice((0, *_LIES_MS)) * self._rng.choice((1, -1))
+            # No two lies alike: a wall that is wrong by the same hours before and behind a jump looks like one in step.
+            lie_ms += self._rng.randrange(-1000, 1000) * 1000 * (abs(lie_ms) >= _HOUR)
         self.clock.jump(lie_ms - self._lie_ms)
         self._lie_ms, self._steady_s = lie_ms, 0.0
 

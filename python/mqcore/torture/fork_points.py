@@ -22,6 +22,7 @@ from typing import Any
 
 import mqcore
 from mqcore import errors
+from mqcore.torture import planted
 from mqcore.torture.ledger import TOPIC, value
 from mqcore.torture.workload import STORE_CONFIG, TOPIC_CONFIG
 
@@ -89,6 +90,8 @@ class Victim:
             problems.append("the parent's lock is gone: the store could be opened again")
         except errors.StoreLockedError:
             pass
+        except errors.MQError as error:
+            problems.append(f"the parent's lock is gone: {error}")
         self.child_result = json.dumps(problems)
 
 
@@ -393,6 +396,7 @@ def _beside(v: Victim, work: Callable[[], Any]) -> None:
 
 def main() -> None:
     global _page
+    planted.apply_from_environment()
     path, name, durability = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     victim = Victim(path, durability)
     page = victim.store.log.marks._path

@@ -34,7 +34,11 @@ _TIMEOUT_S = 120
 
 
 def run(
-    seed: int, faults: int, progress: Callable[[int], None] = lambda _: None, operations: int | None = None
+    seed: int,
+    faults: int,
+    progress: Callable[[int], None] = lambda _: None,
+    operations: int | None = None,
+    exits: bool = True,
 ) -> Report:
     """`faults` forks, the points in turn and the durabilities too; then threads (operations: of all of them), then exits."""
     report = Report("fork-threads", seed, durability="fsync and os, by turns", faults_wanted=faults)
@@ -46,7 +50,7 @@ def run(
             progress(number + 1)
         total = faults * OPERATIONS_PER_FAULT if operations is None else operations
         _Threads(place / "threads", seed, report).run(total)
-        for name in EXITS:
+        for name in EXITS if exits else ():
             _exit(place / f"exit-{name}", name, report)
             report.faults_injected["exit"] += 1
     return report
@@ -229,7 +233,8 @@ def _exit(path: Path, name: str, report: Report) -> None:
             if first is None or first.value != b"acknowledged":
                 report.lost += 1
                 report.violate("I1", f"exit {name}: the acknowledged record is gone")
-            if not store.recovery.clean:
+            # An append that was under way beside the close leaves a tail for the next open to scan: nothing is lost by it.
+            if not store.recovery.clean and "sends" not in EXITS[name]:
                 report.violate("I28", f"exit {name}: a store that nobody closed was not closed at exit")
     except errors.MQError as error:
         report.violate("I3", f"exit {name}: {error}")

@@ -15,6 +15,7 @@ import random
 from typing import Any
 
 import mqcore
+from mqcore.torture import planted
 from mqcore.torture.ledger import TOPIC, value
 
 PARTITIONS = 3
@@ -130,6 +131,7 @@ class Worker:
 
 
 def main() -> None:
+    planted.apply_from_environment()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store")
     parser.add_argument("record")

@@ -7,6 +7,8 @@ import threading
 import time
 import weakref
 
+import pytest
+
 from mqcore.client.linger import Linger
 
 
@@ -81,3 +83,16 @@ def test_a_store_that_never_lingers_has_no_thread() -> None:
     linger = Linger()
     assert linger._ended is None
     linger.close()
+
+
+def test_close_does_not_wait_for_a_thread_that_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mqcore.client.linger.START_S", 0.01)
+    monkeypatch.setattr("mqcore.client.linger._thread.start_new_thread", lambda *_: 1)
+    linger = Linger()
+    linger.arm(Forever(), 0.0)
+    linger.close()
+
+
+class Forever:
+    def _linger_tick(self, now: float) -> float | None:
+        return now + 1.0

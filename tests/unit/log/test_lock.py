@@ -57,6 +57,17 @@ def test_a_forked_child_does_not_take_the_lock_away(tmp_path: Path) -> None:
     lock.close()
 
 
+def test_an_error_after_the_lock_was_taken_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", fail)
+        with pytest.raises(MemoryError):
+            StoreLock(str(tmp_path / "lock"))
+    StoreLock(str(tmp_path / "lock")).close()
+
+
 def test_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreFormatError):

@@ -1,0 +1,140 @@
+"""T22: bugs planted on purpose, each of which a named attack must notice. A checker that never fails is none (R14).
+
+    python -P -m mqcore.torture.mutants ATTACK SEED      (a child of the suite; the bug is named by the environment)
+
+For each bug: a process with the bug (and its workers) runs the smallest attack that should see it; the same attack without the
+bug must find nothing. An attack that dies of the bug, or raises, has not caught it: only a reported violation counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mqcore.torture import buffers, clock, fork_threads, planted, power, probes
+from mqcore.torture.attack import environment, workplace
+from mqcore.torture.crashfs import Op
+from mqcore.torture.ledger import Found
+from mqcore.torture.report import Report
+
+_POWER_STEPS, _POWER_STATES = 40, 500
+_TIMEOUT_S = 300
+
+
+def _power(seed: int) -> Report:
+    """Some hundred crash states of a short workload: with what was not synced lost, kept, or partly so."""
+    report = Report("power", seed)
+    report.notes["states_checked"] = 0
+    rng = random.Random(seed)
+    with workplace() as place:
+        calls, root = power.record_run(place, seed, _POWER_STEPS, "fsync")
+        report.acked = power._acked(calls)
+        numbers = [number for number, call in enumerate(calls) if call.op is not Op.MARK]
+        chosen: dict[int, list[str]] = {}
+        for number in rng.sample(numbers, min(len(numbers), _POWER_STATES)):
+            chosen[number] = [rng.choice(("m1", "m1", "m4", "m5", "m6"))]
+        power._attack(report, place, calls, root, chosen, lambda _: None)
+    return report
+
+
+def _probe(probe: Callable[[Path], Found]) -> Callable[[int], Report]:
+    def attack(seed: int) -> Report:
+        report = Report(probe.__name__, seed)
+        with workplace() as place:
+            report.absorb(probe(place))
+        report.acked = report.faults_injected["probe"] = 1
+        return report
+
+    return attack
+
+
+ATTACKS: dict[str, Callable[[int], Report]] = {
+    "power": _power,
+    "clock": lambda seed: clock.run(seed, 30),
+    "buffers": lambda seed: buffers.run(seed, 800),
+    "fork-threads": lambda seed: fork_threads.run(seed, 3, operations=6400, exits=False),
+    "flipped-byte": _probe(probes.flipped_byte),
+    "view-ahead": _probe(probes.view_ahead_of_its_log),
+    "vouched-damage": _probe(probes.damage_where_the_journal_vouches),
+}
+
+# Planted bug -> the attack that must notice it.
+CAUGHT_BY: dict[str, str] = {
+    "journal_sync_skipped": "power",
+    "directory_sync_skipped": "power",
+    "segment_sync_skipped": "power",
+    "acknowledged_before_the_round": "power",
+    "journal_not_replayed": "power",
+    "ring_freed_before_the_flush": "power",
+    "clean_shutdown_kept_while_writing": "power",
+    "torn_tail_not_cut": "power",
+    "read_above_the_durable_mark": "buffers",
+    "buffer_not_copied": "buffers",
+    "bad_batch_skipped_in_silence": "flipped-byte",
+    "checksum_not_checked": "flipped-byte",
+    "view_ahead_believed": "view-ahead",
+    "proven_offsets_given_again": "vouched-damage",
+    "retention_believes_the_clock": "clock",
+    "ids_go_by_the_wall_clock": "clock",
+    "lock_not_taken": "fork-threads",
+    "child_is_not_told": "fork-threads",
+}
+
+
+def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None) -> Report:
+    """The first `faults` bugs of the table (all, if it has fewer), and each attack once without one."""
+    chosen = dict(list(CAUGHT_BY.items())[:faults])
+    report = Report("mutants", seed, faults_wanted=len(chosen), sends=False)
+    report.mutants = len(chosen)
+    for attack in dict.fromkeys(chosen.values()):
+        violations = _run(attack, seed, "", report)
+        if violations is None or violations:
+            report.violate("R14", f"{attack} fails without a planted bug: {violations}")
+    for number, (name, attack) in enumerate(chosen.items()):
+        violations = _run(attack, seed, name, report)
+        report.faults_injected["mutant"] += 1
+        if violations:
+            report.mutants_caught += 1
+            report.notes[name] = f"{attack}: {', '.join(sorted(violations))}"
+        else:
+            report.violate("R14", f"{name} is not caught by {attack}" + (" (no result)" if violations is None else ""))
+        progress(number + 1)
+    return report
+
+
+def _run(attack: str, seed: int, bug: str, report: Report) -> dict[str, int] | None:
+    """The violations that an attack reports, in a process of its own; None if it ended without a report."""
+    command = [sys.executable, "-P", "-m", "mqcore.torture.mutants", attack, str(seed)]
+    try:
+        result = subprocess.run(
+            command, env=environment(**{planted.VARIABLE: bug}), capture_output=True, text=True, timeout=_TIMEOUT_S,
+            check=False,
+        )  # fmt: skip
+        told = json.loads(result.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
+        report.notes[f"{bug or 'no bug'} under {attack}"] = f"{type(error).__name__}"
+        return None
+    if result.returncode != 0 or not told["attacked"]:
+        return None
+    violations: dict[str, int] = told["violations"]
+    return violations
+
+
+def main() -> None:
+    planted.apply_from_environment()
+    report = ATTACKS[sys.argv[1]](int(sys.argv[2]))
+    died = any("process died" in sentence for sentence in report.examples)  # of the bug, or of the checker: no proof
+    attacked = sum(report.faults_injected.values()) > 0 and report.acked > 0 and not died
+    told = {"violations": dict(report.violations), "examples": report.examples, "attacked": attacked}
+    print(json.dumps(told), flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # what the bug left behind is no part of the answer
+
+
+if __name__ == "__main__":
+    main()
