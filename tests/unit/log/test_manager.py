@@ -124,17 +124,6 @@ def test_a_link_as_partition_directory_is_set_aside(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / f"{0:020d}.log").exists()
 
 
-def test_a_second_writer_is_told_who_writes(tmp_path: Path) -> None:
-    code = "import sys; from mqcore.log.manager import LogStore; LogStore.open(sys.argv[1])"
-    with opened(tmp_path):
-        with pytest.raises(StoreLockedError, match="this process"):
-            LogStore.open(tmp_path)
-        result = subprocess.run([sys.executable, "-P", "-c", code, tmp_path], capture_output=True, text=True)
-        assert result.returncode == 1
-        assert f"pid={os.getpid()}" in result.stderr
-    assert subprocess.run([sys.executable, "-P", "-c", code, tmp_path]).returncode == 0
-
-
 def test_a_refused_open_gives_the_lock_back(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
