@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mqcore.config.topic import TopicConfig
-from mqcore.errors import CorruptBatchError, StorageError, StoreClosedError, UnknownTopicError
+from mqcore.errors import CorruptBatchError, OffsetOutOfRangeError, StorageError, StoreClosedError, UnknownTopicError
 from mqcore.log import read_errors
 from mqcore.log.aborted import Aborted, AbortedTransactions
 from mqcore.log.admission import Chunk, check_timestamps, survey
@@ -153,7 +153,6 @@ class PartitionLog:
         chunk = survey(view, config.max_message_bytes)
         now_ms = self.host.clock.wall_ms()
         append_time = now_ms if config.message_timestamp_type == _LOG_APPEND_TIME else -1
-        # A producer of ours looked at its records' times when they were sent: a clock set back since makes none wrong.
         if append_time < 0 and from_outside:
             check_timestamps(chunk, config, now_ms)
         with self._lock:
@@ -406,8 +405,8 @@ class PartitionLog:
             try:
                 log_start = self.offsets.log_start  # first: brings a follower's segments up to date
                 return search_time(self, self._segments.entries, log_start, timestamp_ms)
-            except OffsetOutOfRangeError:
-                continue  # retention moved the log start meanwhile
+            except OffsetOutOfRangeError:  # retention moved the log start meanwhile
+                continue
             except (FileNotFoundError, StoreClosedError, StorageError) as error:
                 self._look_again_after(error)
         raise StorageError("segment files are missing", path=self.directory)

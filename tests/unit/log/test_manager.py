@@ -513,9 +513,9 @@ def test_a_search_by_time_begins_anew_where_retention_moved_the_log_start(
             put(log, b"v", timestamp_ms=1)
         search = reader.search_time
 
-        def beside_retention(*arguments: Any) -> Any:
+        def beside_retention(*arguments: object) -> object:
             log.delete_before(2)
-            return search(*arguments)
+            return search(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(reader, "search_time", beside_retention)
         assert log.offset_for_time(0) == (2, 1)
