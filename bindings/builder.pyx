@@ -65,6 +65,8 @@ cdef enum:
     LEASE_BYTES = 64 << 10  # below, filling takes a few microseconds: not worth giving the GIL away
     POOLED = 32  # free chunk buffers that an accumulator keeps
     CACHED = 8 << 20  # bytes of all open chunks: more of them are smaller, so that the next record's place is in cache
+    PAGE = 4096
+    SKEWED = 256 << 10  # chunks from here on begin where their place in the file does, within a page: see Sink.skew
     SMALLEST = 16 << 10  # chunk, where many partitions share buffer_bytes
 
 
@@ -96,15 +98,15 @@ cdef class Accumulator:
 
     def take_back(self, Chunk chunk not None):
         """A chunk is done or failed (Chunk.finish calls this, once)."""
-        self.buffered -= chunk.c.capacity
+        self.buffered -= chunk.room
         if chunk.exports > 0:
             return  # a view of it lives: the buffer goes with the chunk
-        if self.pooled < POOLED and not self.closed and chunk.c.capacity <= self.chunk_bytes:
-            self.pool[self.pooled], self.pool_sizes[self.pooled] = chunk.c.bytes, chunk.c.capacity
+        if self.pooled < POOLED and not self.closed and chunk.room <= self.chunk_bytes:
+            self.pool[self.pooled], self.pool_sizes[self.pooled] = chunk.pages, chunk.room
             self.pooled += 1
         else:
-            free(chunk.c.bytes)
-        chunk.c.bytes = NULL
+            free(chunk.pages)
+        chunk.pages = chunk.c.bytes = NULL
 
     cpdef Topic find(self, name):
         cdef Topic t = self.topics.get(name)
@@ -230,7 +232,7 @@ cdef class Accumulator:
 
     cdef int open_chunk(self, Topic t, Sink sink, size_t need) except -1:
         cdef Chunk chunk = Chunk.__new__(Chunk)
-        cdef size_t capacity = max(need, self.usual_capacity())
+        cdef size_t capacity = max(need, self.usual_capacity()), skew = 0
         while self.buffered + capacity > self.buffer_bytes and self.buffered > 0:
             self._make_room()
         chunk.opened_at = monotonic()
@@ -239,10 +241,13 @@ cdef class Accumulator:
             raise StoreClosedError("the producer is closed")
         if sink.chunk is not None or sink.leased:
             return 0
-        chunk.c.bytes = self.pages(capacity)
-        if chunk.c.bytes == NULL:
+        chunk.pages = self.pages(capacity)
+        if chunk.pages == NULL:
             raise MemoryError(f"no memory for a chunk of {capacity} bytes")
-        mq_chunk_init(&chunk.c, chunk.c.bytes, capacity, self.batch_bytes, t.batch_max)
+        chunk.room = capacity
+        if capacity >= SKEWED and need + PAGE <= capacity:
+            skew = sink.skew % PAGE
+        mq_chunk_init(&chunk.c, chunk.pages + skew, capacity - skew, self.batch_bytes, t.batch_max)
         chunk.codec, chunk.level, chunk.c.seal_later = t.codec, t.level, t.codec != 0
         chunk.sink, chunk.owner, sink.chunk = sink, self, chunk
         t.open[sink.partition] = &chunk.c

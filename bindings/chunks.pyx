@@ -34,7 +34,7 @@ cdef class Chunk:
     """Whole v2 batches in one writable buffer, on their way to a log, which patches them in place."""
 
     def __dealloc__(self):
-        free(self.c.bytes)
+        free(self.pages)
 
     def __len__(self):
         return self.c.batch_start
@@ -56,8 +56,8 @@ cdef class Chunk:
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
         if self.exports == 0 and self.stage >= DONE:  # the last view of a buffer that could not go back: see take_back
-            free(self.c.bytes)
-            self.c.bytes = NULL
+            free(self.pages)
+            self.pages = self.c.bytes = NULL
 
     def begin(self):
         """closed -> appending; False if it is in another state."""

@@ -33,6 +33,16 @@ def allocate_fail_at(long long n):
     return set_countdown(n)
 
 
+def survey(batches, uint32_t max_batch_bytes):
+    cdef Py_buffer view
+    cdef mq_batches_facts facts
+    cdef bint whole
+    PyObject_GetBuffer(batches, &view, PyBUF_SIMPLE)
+    whole = mq_batches_survey(<const uint8_t *>view.buf, <size_t>view.len, max_batch_bytes, &facts)
+    PyBuffer_Release(&view)
+    return (facts.offsets, facts.base_timestamp, facts.max_timestamp) if whole else None
+
+
 cdef bytes _path(object path):
     encoded = os.fsencode(path)
     if b"\0" in encoded:

@@ -10,6 +10,13 @@ cdef extern from "mqcore/txn_index.h" nogil:
         int64_t last_offset
         int64_t last_stable_offset
 
+cdef extern from "mqcore/batch.h" nogil:
+    ctypedef struct mq_batches_facts:
+        int64_t offsets
+        int64_t base_timestamp
+        int64_t max_timestamp
+    bint mq_batches_survey(const uint8_t *bytes, size_t size, uint32_t max_bytes, mq_batches_facts *facts)
+
 cdef extern from "mqcore/segment.h" nogil:
     ctypedef struct mq_segment:
         pass

@@ -48,6 +48,23 @@ mq_status mq_batch_check(const uint8_t *bytes, size_t size, uint32_t max_bytes, 
     return MQ_OK;
 }
 
+bool mq_batches_survey(const uint8_t *bytes, size_t size, uint32_t max_bytes, mq_batches_facts *facts)
+{
+    *facts = (mq_batches_facts){0, INT64_MAX, -1};
+    for (size_t at = 0; at < size;) {
+        mq_batch batch;
+        if (size - at < MQ_BATCH_HEADER || mq_batch_parse(bytes + at, size - at, max_bytes, &batch, NULL) != MQ_OK)
+            return false;
+        facts->offsets += (int64_t)batch.last_offset_delta + 1;
+        if (batch.base_timestamp < facts->base_timestamp)
+            facts->base_timestamp = batch.base_timestamp;
+        if (batch.max_timestamp > facts->max_timestamp)
+            facts->max_timestamp = batch.max_timestamp;
+        at += batch.size;
+    }
+    return size > 0;
+}
+
 mq_status mq_batch_walk(const uint8_t *bytes, const mq_batch *batch, mq_error *err)
 {
     if (batch->attributes & MQ_ATTR_CODEC)

@@ -39,6 +39,7 @@ class FakeLog:
         self.gate.set()
         self.appending = 0
         self.on_append: Any = None
+        self.write_position = 0
         self.kicks = 0
 
     @property

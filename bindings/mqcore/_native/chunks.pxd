@@ -1,7 +1,7 @@
 # chunks.pxd -- the classes of mqcore._native.chunks, for the one other module that fills them (builder.pyx).
 # It lies in a folder of the installed package's name on purpose: `from mqcore._native.chunks cimport Chunk` then looks
 # for the class where it is at run time, which a pxd beside chunks.pyx would not.
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from batch_build cimport mq_chunk
 from status cimport mq_status
@@ -11,6 +11,8 @@ cdef enum State:
 
 cdef class Chunk:
     cdef mq_chunk c
+    cdef uint8_t *pages  # the buffer; c.bytes lies in it
+    cdef size_t room  # bytes of the buffer
     cdef Py_ssize_t exports
     cdef State stage
     cdef int32_t count
@@ -30,6 +32,7 @@ cdef class Sink:
     cdef readonly int32_t partition
     cdef readonly Chunk chunk
     cdef bint leased
+    cdef public uint32_t skew
     cdef public unsigned long owner
     cdef public object log
     cdef readonly object lock, queue

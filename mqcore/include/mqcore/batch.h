@@ -56,6 +56,15 @@ mq_status mq_batch_parse(const uint8_t *bytes, size_t size, uint32_t max_bytes, 
 /* mq_batch_parse, then the CRC (MQ_ECRC). What every batch passes before it is stored or served. */
 mq_status mq_batch_check(const uint8_t *bytes, size_t size, uint32_t max_bytes, mq_batch *batch, mq_error *err);
 
+/* What the headers of whole batches back to back say together: offsets that they take, least base and largest maximal
+ * timestamp. False: they are not whole v2 batches of at most max_bytes each, or there is none. No CRC is computed. */
+typedef struct mq_batches_facts {
+    int64_t offsets;
+    int64_t base_timestamp;
+    int64_t max_timestamp;
+} mq_batches_facts;
+bool mq_batches_survey(const uint8_t *bytes, size_t size, uint32_t max_bytes, mq_batches_facts *facts);
+
 /* Walk every record of an uncompressed batch: lengths, deltas and header counts fit, and the last one ends at
  * the batch's end. MQ_ECORRUPT says at which byte. Compressed batches: MQ_EUNSUPPORTED (inflate first). */
 mq_status mq_batch_walk(const uint8_t *bytes, const mq_batch *batch, mq_error *err);

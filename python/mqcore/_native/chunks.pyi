@@ -67,6 +67,9 @@ class Sink:
     """The thread (threading.get_ident) that holds `lock`; 0: none."""
     log: Any
     """The partition's log, once it was needed."""
+    skew: int
+    """Where in a page of the file the next chunk is likely to begin (bytes; taken modulo 4096). Its buffer begins there
+    too, because the kernel copies faster where both sides are aligned alike. A wrong guess only costs that."""
 
     @property
     def topic(self) -> Topic: ...

@@ -255,6 +255,10 @@ def recover(
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
     """
 
+def survey(batches: Buffer, max_batch_bytes: int) -> tuple[int, int, int] | None:
+    """What the headers of whole v2 batches back to back say: offsets that they take, least base timestamp, largest
+    maximal timestamp (ms). None: it is not that, or one is over max_batch_bytes. No CRC is computed."""
+
 def allocate_fail_at(n: int) -> bool:
     """Tests: the n-th allocation of this module's core in this thread from now on fails (0: none). False: the build
     cannot (it needs MQCORE_CFLAGS=-DMQCORE_ALLOC_FAULT).

@@ -99,6 +99,7 @@ class _Nowhere:
     """A partition log that numbers what it gets and forgets it."""
 
     high_watermark = 1 << 62
+    write_position = 0
     _next = 0
 
     def append(self, batches: Any, **_: Any) -> tuple[int, int, int]:

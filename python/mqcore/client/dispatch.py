@@ -39,6 +39,10 @@ class Log(Protocol):
     def high_watermark(self) -> int:
         """First offset that is not durable yet."""
 
+    @property
+    def write_position(self) -> int:
+        """Where in its file the next append is likely to go (bytes)."""
+
     def append(self, batches: Chunk) -> tuple[int, int, int]:
         """Store the batches; return base offset, next offset, log-append time (ms, -1: create time)."""
 
@@ -185,6 +189,7 @@ class Dispatcher(Accumulator):
             if sink.log is None:
                 sink.log = self._open_log(sink.topic.name, sink.partition)
             chunk.appended(*sink.log.append(chunk))
+            sink.skew = sink.log.write_position
         except BaseException as error:
             self._finish(chunk, error)
             if not isinstance(error, Exception):

@@ -70,6 +70,7 @@ class PartitionLog:
         self.epoch = max(epoch, self.epochs.latest)
         self.deleted = False
         self.written = False  # since the open
+        self.write_position = 0  # in the active segment (bytes), as of the last append: a hint
         self._group = host.group_for(config)
         self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
@@ -170,6 +171,7 @@ class PartitionLog:
                 segment.append(view, base_offset, self.epoch, append_time)
             finally:  # an interrupt (Ctrl-C) comes out of the write, and what is written has its offsets all the same
                 next_offset = self._settle()
+            self.write_position = segment.size
         return Appended(base_offset, next_offset, append_time)
 
     def _settle(self) -> int:
