@@ -35,9 +35,9 @@ cdef extern from *:
     /* The header, the first and the second line of a bytes object's data: a list's objects lie anywhere. */
     static inline void mq_prefetch_object(const void *object)
     {
-        __builtin_prefetch(object);
-        __builtin_prefetch((const char *)object + 64);
-        __builtin_prefetch((const char *)object + 128);
+        __builtin_prefetch(object, 0, 0); /* read once */
+        __builtin_prefetch((const char *)object + 64, 0, 0);
+        __builtin_prefetch((const char *)object + 128, 0, 0);
     }
     """
     ctypedef struct ArrowSchema "struct ArrowSchema":
@@ -50,6 +50,10 @@ cdef extern from *:
         int64_t n_buffers
         const void **buffers
     void mq_prefetch_object(const void *object) noexcept nogil
+
+
+cdef enum:
+    GATHERED = 32  # items of a list that are pointed at before they are copied
 
 
 # A column of send_many, handed from module to module as PyCapsule("mqcore.cells"): an array (items NULL, c points into
@@ -119,10 +123,10 @@ cdef inline bint gather(list items, Py_ssize_t start, Py_ssize_t count, const ui
 
     start + count <= len(items). The pointers are borrowed: good until Python code runs or the GIL is released.
     """
-    cdef Py_ssize_t i, ahead, end = len(items), size
+    cdef Py_ssize_t i, ahead, end = len(items), size  # a block ahead: they arrive while this one is copied
     cdef PyObject *item
     for i in range(count):
-        ahead = start + i + 16
+        ahead = start + i + GATHERED
         if ahead < end:
             mq_prefetch_object(PyList_GET_ITEM(items, ahead))
         item = PyList_GET_ITEM(items, start + i)
