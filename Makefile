@@ -125,8 +125,8 @@ sanitize: $(BUILT) $(TOOLS) ## the unit tests of Python over modules built with 
 
 # ---- long runs -------------------------------------------------------------------------------------------------------
 
-bench: $(BUILT) $(TOOLS) ## every benchmark, absolute and as a ratio to this machine's limit
-	$(VENV)/bin/mqcore bench engine $(BENCH_ARGS)
+bench: $(BUILT) $(TOOLS) ## every benchmark as a ratio to this machine's limit; table and plots in build/bench
+	$(PY) bench/report.py $(BENCH_ARGS)
 
 torture: $(BUILT) $(TOOLS) ## every fault suite at its full count
 	$(VENV)/bin/mqcore torture all $(TORTURE_ARGS)

@@ -255,7 +255,7 @@ def recover(
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
     """
 
-def survey(batches: Buffer, max_batch_bytes: int) -> tuple[int, int, int] | None:
+def survey(batches: ReadableBuffer, max_batch_bytes: int) -> tuple[int, int, int] | None:
     """What the headers of whole v2 batches back to back say: offsets that they take, least base timestamp, largest
     maximal timestamp (ms). None: it is not that, or one is over max_batch_bytes. No CRC is computed."""
 

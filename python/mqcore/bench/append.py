@@ -1,7 +1,8 @@
 """Writing: records a second into a new store, as a share of the bare write() of the same bytes, in the same run.
 
 What binds: copying the bytes into the page cache costs more than encoding and checksum together, so large writes into
-space that was allocated ahead decide the figure, then the cost of one Python call a record."""
+space that was allocated ahead decide the figure, then the cost of one Python call a record. The base writes the same
+bytes in aligned blocks of 64 KiB to a new file on the same file system."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import numpy as np
 from mqcore.bench.harness import Comparison, Side, case
 from mqcore.bench.material import COUNT, RECORD_BYTES, TOPIC, VALUE_BYTES, NewFile, NewStore, aligned_writer, values
 
-WRITE = "write() of the same bytes, 64 KiB aligned"
+WRITE = "write() of 64 KiB"
 
 
 def _against_write(directory: Path, run: Any, *, record_bytes: int = RECORD_BYTES, partitions: int = 1) -> Comparison:
@@ -80,7 +81,7 @@ def append_keyed(directory: Path) -> Comparison:
     return _against_write(directory, run, record_bytes=RECORD_BYTES + 10, partitions=20)
 
 
-@case("append_fsync_1000", goal=0.95, base="write + fdatasync of the same bytes")
+@case("append_fsync_1000", goal=0.95, base="write + fdatasync")
 def append_fsync_1000(directory: Path) -> Comparison:
     """1,000 records made durable at a time: the disk's flush is all there is."""
     batches = [values(1000) for _ in range(20)]
@@ -100,7 +101,7 @@ def append_fsync_1000(directory: Path) -> Comparison:
     return Comparison(Side(base, file.prepare, file.clean_up), Side(run, store.prepare, store.clean_up), rounds * 1000)
 
 
-@case("append_fsync_20p", goal=0.5, base="sequential 1 MiB writes + fdatasync of the same bytes")
+@case("append_fsync_20p", goal=0.5, base="1 MiB write + fdatasync")
 def append_fsync_20p(directory: Path) -> Comparison:
     """16 threads that each wait for 64 KiB to be durable, over 20 partitions: one journal round carries them all."""
     producers, each, per_batch = 16, 12, 65536 // RECORD_BYTES

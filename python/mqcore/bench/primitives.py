@@ -71,13 +71,13 @@ def _intake(walk: bool) -> Comparison:
     return Comparison(Side(base), Side(run), calls)
 
 
-@case("batch_check", goal=1.0, base="CRC32C alone (awscrt) of the same bytes")
+@case("batch_check", goal=1.0, base="CRC32C (awscrt)")
 def batch_check(directory: Path) -> Comparison:
     """Take in a 64 KiB batch of a Kafka client: header and checksum."""
     return _intake(walk=False)
 
 
-@case("batch_walk", goal=0.30, base="CRC32C alone (awscrt) of the same bytes")
+@case("batch_walk", goal=0.30, base="CRC32C (awscrt)")
 def batch_walk(directory: Path) -> Comparison:
     """The same with every record walked: lengths, deltas, header counts."""
     return _intake(walk=True)
@@ -90,7 +90,7 @@ def _snowflakes(count: int, per_ms: int = 60) -> Any:
     return (np.uint64(1_000_000) + number // per_ms) << np.uint64(22) | np.uint64(3 << 12) | number % per_ms
 
 
-@case("dedup_batch", goal=12.0, base="Python set, test then add")
+@case("dedup_batch", goal=12.0, base="Python set")
 def dedup_batch(directory: Path) -> Comparison:
     """Test and set of Snowflake ids, 1,000 a call: a bit each in a bitmap of the time they carry."""
     from mqcore._native.dedup import Dedup
@@ -118,7 +118,7 @@ def _python_set(ids: list[int]) -> Side:
     return Side(run)
 
 
-@case("dedup_single", goal=3.0, base="Python set, test then add")
+@case("dedup_single", goal=3.0, base="Python set")
 def dedup_single(directory: Path) -> Comparison:
     """One call an id."""
     from mqcore._native.dedup import Dedup
@@ -159,7 +159,7 @@ def dedup_bytes_open(directory: Path) -> Row:
     return _bytes_row("dedup_bytes_open", 1.1, "pyroaring as added", closed=False)
 
 
-@case("dedup_bytes_closed", goal=0.5, base="pyroaring after run_optimize")
+@case("dedup_bytes_closed", goal=0.5, base="pyroaring, optimized")
 def dedup_bytes_closed(directory: Path) -> Row:
     """Bytes an id in buckets that are closed: at most twice a roaring bitmap's with runs."""
-    return _bytes_row("dedup_bytes_closed", 2.0, "pyroaring after run_optimize", closed=True)
+    return _bytes_row("dedup_bytes_closed", 2.0, "pyroaring, optimized", closed=True)

@@ -11,7 +11,7 @@ from typing import Any
 from mqcore.bench.harness import Comparison, Side, case
 from mqcore.bench.material import COUNT, TOPIC, VALUE_BYTES, filled_store, values
 
-UNPACK = "struct.iter_unpack of the values, back to back"
+UNPACK = "struct.iter_unpack"
 READ_COUNT = 5 * COUNT
 
 
@@ -31,7 +31,7 @@ def _batches(store: Any) -> Any:
     consumer.close()
 
 
-@case("read_numpy", goal=0.24, base="CRC32C alone (awscrt) of the mapped segment")
+@case("read_numpy", goal=0.24, base="CRC32C (awscrt)")
 def read_numpy(directory: Path) -> Comparison:
     """Batches as arrays of offsets, timestamps, starts and lengths over the mapped segment: each byte is touched once
     by the checksum, each record header once more."""

@@ -70,7 +70,7 @@ class PartitionLog:
         self.epoch = max(epoch, self.epochs.latest)
         self.deleted = False
         self.written = False  # since the open
-        self.write_position = 0  # in the active segment (bytes), as of the last append: a hint
+        self.write_position = 0  # bytes: the end of the last append, a hint
         self._group = host.group_for(config)
         self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
@@ -149,8 +149,7 @@ class PartitionLog:
         happened, retry), StorageError, StoreReadOnlyError, StoreClosedError.
         """
         self.host.check_writable()
-        config = self.config
-        view = memoryview(batches).cast("B")
+        config, view = self.config, memoryview(batches).cast("B")
         chunk = survey(view, config.max_message_bytes)
         now_ms = self.host.clock.wall_ms()
         append_time = now_ms if config.message_timestamp_type == _LOG_APPEND_TIME else -1

@@ -1,0 +1,140 @@
+"""`make bench`: run every case, keep the rows, and make a table and plots of them.
+
+    python bench/report.py [--only REGEX] [--rounds N] [--out build/bench]   # measures; writes rows.jsonl, table.md, plots
+    python bench/report.py --from build/bench/rows.jsonl --update-docs       # measures nothing
+    python bench/report.py --update-docs                                     # measures, then rewrites docs/performance.md
+
+--update-docs puts the table between the markers of docs/performance.md and the plots into docs/images. Rows that could
+not run stay in the table, with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- bench/report.py: begin -->", "<!-- bench/report.py: end -->"
+
+sys.path.insert(0, str(ROOT / "bench"))
+
+import plots  # noqa: E402  (bench/ is no package)
+
+Row = dict[str, Any]
+
+
+def measure(out: Path, only: str, rounds: int) -> list[Row]:
+    """Run `mqcore bench engine --json`; its lines, and what machine it was, go to out/rows.jsonl."""
+    command = [sys.executable, "-P", "-c", "from mqcore.cli.main import main; main()"]
+    command += ["bench", "engine", "--json", "--only", only, "--rounds", str(rounds), "--directory", str(out)]
+    rows: list[Row] = []
+    with (out / "rows.jsonl").open("w") as file:
+        print(json.dumps(_machine()), file=file)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                row: Row = json.loads(line)
+                rows.append(row)
+                print(json.dumps(row), file=file, flush=True)
+                print(f"{row['name']:24} {row['ratio']:6.2f}  goal {row['goal']:.2f}  {row['why']}", flush=True)
+    if child.returncode:
+        raise SystemExit(f"mqcore bench engine ended with {child.returncode}")
+    return rows
+
+
+def _machine() -> Row:
+    from mqcore.bench.harness import machine
+
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    return {"python": platform.python_version(), "cpu": model, "date": time.strftime("%Y-%m-%d")} | machine()
+
+
+def load(path: Path) -> tuple[Row, list[Row]]:
+    """(machine, rows) of a rows.jsonl."""
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    return lines[0], lines[1:]
+
+
+def table(machine: Row, rows: list[Row]) -> str:
+    """The rows as Markdown, with what binds each of them."""
+    from mqcore.bench.engine import CASES
+
+    busy = machine["load_1m"] > machine["cpus"] / 2
+    lines = [
+        f"Measured {machine['date']} on {machine['cpus']} cores ({machine['cpu']}, {machine['machine']}), "
+        f"Linux {machine['kernel'].split('-')[0]}, Python {machine['python']}, load {machine['load_1m']:.1f} at the start"
+        + (
+            ": **a busy machine**. Other work took part of each figure, of those that wait for the disk most; "
+            "a quiet run will replace them."
+            if busy
+            else "."
+        ),
+        "",
+        "| row | base | goal | seen here | rate or size | what binds |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        binds = " ".join(CASES[row["name"]].doc.split()) if row["name"] in CASES else ""
+        seen = f"{row['ratio']:.2f}" if not row["why"] else f"0 ({row['why']})"
+        mark = "" if row["reached"] else " ↓"
+        lines.append(
+            f"| `{row['name']}` | {row['base']} | {row['goal']:.2f} | {seen}{mark} | {_amount(row)} | {binds} |"
+        )
+    lines += ["", "↓: below the goal."]
+    return "\n".join(lines) + "\n"
+
+
+def _amount(row: Row) -> str:
+    if row["name"].startswith("follow_latency"):
+        return f"{row['ns_per_msg'] / 1000:.0f} µs"
+    if row["name"] == "recover":
+        return f"{row['rate_per_s'] * 109 / 1e9:.1f} GB/s"
+    if row["rate_per_s"]:
+        return f"{row['rate_per_s'] / 1e6:.3g} M/s"
+    return ", ".join(f"{value:.3g} {name.replace('_', ' ')}" for name, value in row["extra"].items())
+
+
+def update_docs(text: str, out: Path) -> None:
+    """Put the table and the plots into docs/."""
+    page = PAGE.read_text()
+    head, rest = page.split(BEGIN)
+    _, tail = rest.split(END)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}")
+    for plot in sorted(out.glob("performance-*.svg")):
+        (ROOT / "docs" / "images" / plot.name).write_text(plot.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="only rows whose name matches this regular expression")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")
+    parser.add_argument("--from", dest="source", type=Path, help="rows of a run before: measure nothing")
+    parser.add_argument("--update-docs", action="store_true", help="rewrite docs/performance.md and its plots")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.source is None:
+        measure(options.out, options.only, options.rounds)
+    machine, rows = load(options.source or options.out / "rows.jsonl")
+    text = table(machine, rows)
+    (options.out / "table.md").write_text(text)
+    plots.draw(rows, options.out)
+    if options.update_docs:
+        update_docs(text, options.out)
+    reached = sum(row["reached"] for row in rows)
+    print(f"{reached} of {len(rows)} rows reach their goal; table and plots: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
