@@ -81,7 +81,7 @@ def table(machine: Row, rows: list[Row]) -> str:
             else "."
         ),
         "",
-        "| row | base | goal | seen here | rate or size | what binds |",
+        "| row | base | goal | seen here | figure | what binds |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
@@ -89,20 +89,10 @@ def table(machine: Row, rows: list[Row]) -> str:
         seen = f"{row['ratio']:.2f}" if not row["why"] else f"0 ({row['why']})"
         mark = "" if row["reached"] else " ↓"
         lines.append(
-            f"| `{row['name']}` | {row['base']} | {row['goal']:.2f} | {seen}{mark} | {_amount(row)} | {binds} |"
+            f"| `{row['name']}` | {row['base']} | {row['goal']:.2f} | {seen}{mark} | {row['figure']} | {binds} |"
         )
     lines += ["", "↓: below the goal."]
     return "\n".join(lines) + "\n"
-
-
-def _amount(row: Row) -> str:
-    if row["name"].startswith("follow_latency"):
-        return f"{row['ns_per_msg'] / 1000:.0f} µs"
-    if row["name"] == "recover":
-        return f"{row['rate_per_s'] * 109 / 1e9:.1f} GB/s"
-    if row["rate_per_s"]:
-        return f"{row['rate_per_s'] / 1e6:.3g} M/s"
-    return ", ".join(f"{value:.3g} {name.replace('_', ' ')}" for name, value in row["extra"].items())
 
 
 def update_docs(text: str, out: Path) -> None:
@@ -123,6 +113,8 @@ def main() -> None:
     parser.add_argument("--from", dest="source", type=Path, help="rows of a run before: measure nothing")
     parser.add_argument("--update-docs", action="store_true", help="rewrite docs/performance.md and its plots")
     options = parser.parse_args()
+    if options.only and options.update_docs:
+        parser.error("--update-docs needs all rows: leave --only out")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.source is None:
         measure(options.out, options.only, options.rounds)

@@ -80,8 +80,22 @@ class Row:
     def reached(self) -> bool:
         return self.ratio >= self.goal
 
+    @property
+    def figure(self) -> str:
+        """The absolute figure, for people: a rate, a latency or a size."""
+        if self.name.startswith("follow_"):
+            return f"{self.ns_per_msg / 1000:.0f} µs"
+        if self.rate_per_s >= 1e6:
+            return f"{self.rate_per_s / 1e6:.3g} M/s"
+        if self.rate_per_s:
+            return f"{self.rate_per_s / 1e3:.3g} k/s"
+        for name, unit in (("resident_mib", "MiB"), ("bytes_per_id", "B an id")):
+            if name in self.extra:
+                return f"{self.extra[name]:.3g} {unit}"
+        return "-"
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"reached": self.reached}
+        return asdict(self) | {"reached": self.reached, "figure": self.figure}
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,11 @@ def bench(suite: str, only: str, rounds: int, directory: Path | None, as_json: b
 
 def _narrow(facts: dict[str, Any]) -> dict[str, Any]:
     """A row as 80 columns hold it: the base, which is the longest, last, or why the row did not run."""
-    rate = facts["rate_per_s"]
     return {
         "row": facts["name"],
         "ratio": f"{facts['ratio']:.2f}",
         "goal": f"{facts['goal']:.2f}",
         "ok": facts["reached"],
-        "rate": f"{rate / 1e6:.3g} M/s" if rate >= 1e6 else f"{rate / 1e3:.3g} k/s" if rate else "-",
-        "ns": f"{facts['ns_per_msg']:.3g}" if 0 < facts["ns_per_msg"] < 1000 else f"{facts['ns_per_msg']:,.0f}",
+        "figure": facts["figure"],
         "base": facts["why"] or facts["base"],
     }
