@@ -36,9 +36,7 @@ RING_FILE_BYTES = 8 << 20
 # to a new file; journal with its checkpoint / in place): 1 KiB 1.4 / 0.95, 10 KiB 1.4 / 0.9, 107 KiB 0.85 / 0.97,
 # 500 KiB 0.67 / 1.0, 2 MiB 0.56 / 1.0.
 DIRECT_BYTES = 64 << 10
-# ... unless one of the last rounds had several segments: then others wait already, and what they wait for is better
-# short (16 threads of 64 KiB over 20 partitions: half as fast again as with each lone round in place).
-LONE_ROUNDS = 16
+LONE_ROUNDS = 16  # ... and as many in a row were of one: else others wait already, for whom a short flush is better
 # The flusher checkpoints when the ring backs this much, or half of what it may: submitters should not have to wait for
 # a checkpoint. Less means more and smaller flushes of the same segments, more a larger ring (4 to 30 MiB ran alike).
 CHECKPOINT_BYTES = 16 << 20
@@ -274,9 +272,7 @@ class GroupCommit:
     def _goes_direct(self, submissions: list[Submission], total: int) -> bool:
         lone = len({id(s.segment) for s in submissions}) == 1
         self._lone_rounds = self._lone_rounds + 1 if lone else 0
-        if total < self.direct_bytes:
-            return False
-        return total > self.max_round_bytes or self._lone_rounds >= LONE_ROUNDS
+        return total > self.max_round_bytes or (total >= self.direct_bytes and self._lone_rounds >= LONE_ROUNDS)
 
     def _write_journal(self, submissions: list[Submission]) -> bool:
         """Whether the round is in the journal now; False if it must be synced in place (too large, disk full)."""
