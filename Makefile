@@ -24,8 +24,8 @@ export MQCORE_JOBS ?= $(JOBS)
 export PYTHONDONTWRITEBYTECODE ?= 1
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-NATIVE := $(wildcard bindings/*.pyx bindings/*.pxd mqcore/src/*.c mqcore/include/mqcore/*.h)
-C_FILES := $(wildcard mqcore/src/*.c mqcore/include/mqcore/*.h mqcore/tests/*.c mqcore/tests/*.h mqcore/fuzz/*.c bench/callgrind/*.[ch])
+NATIVE := $(wildcard bindings/*.pyx bindings/*.pxd mqcore/src/*.[ch] mqcore/include/mqcore/*.h)
+C_FILES := $(wildcard mqcore/src/*.[ch] mqcore/include/mqcore/*.h mqcore/tests/*.c mqcore/tests/*.h mqcore/fuzz/*.c bench/callgrind/*.[ch])
 FUZZ_SECONDS ?= 10
 PYTEST_ARGS ?=
 

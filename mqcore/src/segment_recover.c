@@ -294,7 +294,8 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
     mq_index_progress_reset(&s->progress, base_offset);
     if (options->from_position > s->src.size || options->from_position > MQ_SEGMENT_BYTES_MAX)
         return mq_fail(err, MQ_EINVAL, s->src.path, s->src.size, "from_position is out of range");
-    if (s->src.size > MQ_SEGMENT_BYTES_MAX) /* not by us; no position past it can be indexed, so nothing there is ours */
+    if (s->src.size >
+        MQ_SEGMENT_BYTES_MAX) /* not by us; no position past it can be indexed, so nothing there is ours */
         s->src.size = MQ_SEGMENT_BYTES_MAX;
     bool good = true;
     mq_status status = MQ_OK;
