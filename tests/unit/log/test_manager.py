@@ -51,8 +51,7 @@ def test_files_are_the_owners_alone(tmp_path: Path) -> None:
         store.create_topic(TOPIC)
         put(store.partition(TOPIC, 0), b"x")
     for path in [tmp_path / "a" / "b" / "store", *(tmp_path / "a" / "b" / "store").rglob("*")]:
-        mode = stat.S_IMODE(path.lstat().st_mode)
-        assert mode == (0o700 if path.is_dir() else 0o600), path
+        assert stat.S_IMODE(path.lstat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
 def test_a_directory_with_other_files_is_no_store(tmp_path: Path) -> None:
