@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 READ_COMMITTED = IsolationLevel.READ_COMMITTED
 NO_SLOT = -1
 UNSEALED_MAX = 16  # rolled segments of a partition that may wait for maintenance to seal them
-_LOG_APPEND_TIME = "LogAppendTime"
 
 
 class PartitionLog:
@@ -152,7 +151,7 @@ class PartitionLog:
         config, view = self.config, memoryview(batches).cast("B")
         chunk = survey(view, config.max_message_bytes)
         now_ms = self.host.clock.wall_ms()
-        append_time = now_ms if config.message_timestamp_type == _LOG_APPEND_TIME else -1
+        append_time = now_ms if config.message_timestamp_type == "LogAppendTime" else -1
         if append_time < 0 and from_outside:
             check_timestamps(chunk, config, now_ms)
         with self._lock:
