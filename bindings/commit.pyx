@@ -131,12 +131,10 @@ cdef class CommitQueue:
         self._write_round, self._final_error = write_round, final_error
         self._targets, self._pending = {}, []
         self._work = PyThread_allocate_lock()
-        if self._work == NULL:
+        self._gathered = PyThread_allocate_lock()
+        if self._work == NULL or self._gathered == NULL:
             raise MemoryError("lock")
         PyThread_acquire_lock(self._work, 0)
-        self._gathered = PyThread_allocate_lock()
-        if self._gathered == NULL:
-            raise MemoryError("lock")
         PyThread_acquire_lock(self._gathered, 0)
 
     def __dealloc__(self):
@@ -341,8 +339,9 @@ cdef class CommitQueue:
 
     cdef int _lead(self) except -1:
         """Run one round with everything that is pending. Called with `_leading` true, which it passes on."""
-        cdef list round_, touched = []
+        cdef list round_, touched, fresh
         cdef int64_t end, total
+        cdef Py_ssize_t count = 0
         cdef Submission s
         cdef _Progress progress
         cdef double began
@@ -350,7 +349,12 @@ cdef class CommitQueue:
         self._gather()
         began = time.monotonic()
         with self._mutex:
-            round_, self._pending = self._pending, []
+            try:  # all memory first: a leader that fails in the middle would keep the lead, and everyone waiting
+                touched, fresh = [None] * len(self._pending), []
+            except BaseException:
+                self._abdicate()
+                raise
+            round_, self._pending = self._pending, fresh
             total, self._pending_bytes = self._pending_bytes, 0
             end = self._ticket
             for s in round_:
@@ -359,7 +363,8 @@ cdef class CommitQueue:
                     continue
                 if progress.running_ticket != end:
                     progress.running_ticket = end
-                    touched.append(progress)
+                    touched[count] = progress
+                    count += 1
                 progress.running_next = s._entry.next_offset
         while True:
             try:
@@ -379,6 +384,12 @@ cdef class CommitQueue:
         if failure is not None:
             raise self._final_error(failure)
         return 0
+
+    cdef void _abdicate(self) noexcept:
+        """Give the lead to the first waiter, without a round. The caller holds the mutex."""
+        self._leading = self._first != NULL
+        if self._leading:
+            self._decide(self._first, LEAD)
 
     cdef void _gather(self) noexcept:
         """Those whom the last round woke are about to submit again: one round for all is cheaper than two. Never waits
@@ -400,11 +411,16 @@ cdef class CommitQueue:
     cdef object _advance(self, list touched, object interrupt):
         """Tell each target how far it is durable. Its own errors are not the round's: the bytes are safe."""
         cdef _Progress progress
+        cdef int attempt
         for progress in touched:
-            while True:
+            attempt = 0
+            while progress is not None:  # None: the list is as long as the round, which may have fewer targets
                 try:
                     progress.target.advance_durable(progress.running_next)
                 except Exception:
+                    attempt += 1  # memory may be there now; without the mark readers wait for the next round
+                    if attempt < 3:
+                        continue
                     PyErr_WriteUnraisable(progress.target)
                 except BaseException as error:
                     interrupt = error
@@ -429,7 +445,8 @@ cdef class CommitQueue:
             else:
                 self._completed = end
                 for progress in touched:
-                    progress.durable_next = progress.running_next
+                    if progress is not None:
+                        progress.durable_next = progress.running_next
             self._leading = False
             w = self._first
             while w != NULL:  # first the next leader: the disk is idle until it is awake
@@ -454,8 +471,7 @@ cdef class CommitQueue:
     def fail(self, error):
         """Outside a round something final happened (a checkpoint's fsync): as if a round had failed."""
         with self._mutex:
-            if self._error is None:
-                self._error = error
+            self._error = error if self._error is None else self._error
 
     def close(self):
         with self._mutex:
