@@ -58,6 +58,7 @@ class Comparison:
     messages: int
     rounds: int = 0  # 0: the runner's choice
     extra: dict[str, float] = field(default_factory=dict)
+    close: Callable[[], object] = lambda: None  # what both sides used in every round, before its files go
 
 
 @dataclass(slots=True)
@@ -130,7 +131,10 @@ def run_case(one: Case, directory: Path, rounds: int) -> Row:
         comparison = one.build(directory)
         if isinstance(comparison, Row):
             return comparison
-        return _race(one, comparison, comparison.rounds or rounds)
+        try:
+            return _race(one, comparison, comparison.rounds or rounds)
+        finally:
+            comparison.close()
     except Exception as error:
         return Row(one.name, 0.0, one.goal, one.base, why=f"{type(error).__name__}: {error}")
 

@@ -21,14 +21,19 @@ def _filled(directory: Path) -> tuple[Any, bytes]:
 
 
 def _batches(store: Any) -> Any:
-    consumer = store.consumer(TOPIC, start="earliest")
-    left = READ_COUNT
-    for batch in consumer.batches(max_records=10_000):
-        yield batch
-        left -= len(batch)
-        if left <= 0:
-            break
-    consumer.close()
+    with store.consumer(TOPIC, follow=False) as consumer:
+        yield from consumer.batches(max_records=10_000)
+
+
+def _unpacked(joined: bytes) -> Side:
+    """The base of what makes objects: one bytes object a value, out of the values back to back."""
+    unpack = struct.Struct(f"{VALUE_BYTES}s").iter_unpack
+
+    def run(_: Any) -> None:
+        for _value in unpack(joined):
+            pass
+
+    return Side(run)
 
 
 @case("read_numpy", goal=0.24, base="CRC32C (awscrt)")
@@ -50,40 +55,30 @@ def read_numpy(directory: Path) -> Comparison:
         for batch in _batches(store):
             _columns = batch.offsets, batch.timestamps, batch.values.to_numpy()
 
-    return Comparison(Side(base), Side(run), READ_COUNT)
+    return Comparison(Side(base), Side(run), READ_COUNT, close=store.close)
 
 
 @case("read_bytes", goal=1.3, base=UNPACK)
 def read_bytes(directory: Path) -> Comparison:
     """Every value as a bytes object."""
     store, joined = _filled(directory)
-    unpack = struct.Struct(f"{VALUE_BYTES}s").iter_unpack
-
-    def base(_: Any) -> None:
-        for _value in unpack(joined):
-            pass
 
     def run(_: Any) -> None:
         for batch in _batches(store):
             for _value in batch.values.iter_bytes():
                 pass
 
-    return Comparison(Side(base), Side(run), READ_COUNT)
+    return Comparison(_unpacked(joined), Side(run), READ_COUNT, close=store.close)
 
 
 @case("read_records", goal=0.8, base=UNPACK)
 def read_records(directory: Path) -> Comparison:
     """Every record as an object, and its value."""
     store, joined = _filled(directory)
-    unpack = struct.Struct(f"{VALUE_BYTES}s").iter_unpack
-
-    def base(_: Any) -> None:
-        for _value in unpack(joined):
-            pass
 
     def run(_: Any) -> None:
         for batch in _batches(store):
             for record in batch.records():
                 _value = record.value
 
-    return Comparison(Side(base), Side(run), READ_COUNT)
+    return Comparison(_unpacked(joined), Side(run), READ_COUNT, close=store.close)
