@@ -147,6 +147,124 @@ class TimeoutExceededError(RetriableError):
     kafka_code = 7  # REQUEST_TIMED_OUT
 
 
+class AbortsTransactionError(MQError):
+    """The transaction is over, nothing of it will ever be visible: run it again from its beginning."""
+
+    aborts_transaction = True
+
+
+class OutOfOrderSequenceError(FatalError):
+    """A producer's batch does not follow its last one: something between was lost (`where`: producer_id, sequence,
+    expected). Nothing was written."""
+
+    kafka_code = 45  # OUT_OF_ORDER_SEQUENCE_NUMBER
+
+
+class DuplicateSequenceError(FatalError):
+    """A batch is stored already, too long ago to say where (`where`: producer_id, sequence). Nothing was written."""
+
+    kafka_code = 46  # DUPLICATE_SEQUENCE_NUMBER
+
+
+class InvalidProducerEpochError(FatalError):
+    """A batch or request of an epoch that is over (`where`: producer_id, epoch, current_epoch). KIP-360, KIP-890."""
+
+    kafka_code = 47  # INVALID_PRODUCER_EPOCH
+
+
+class UnknownProducerError(FatalError):
+    """A producer id of which nothing is known here: expired, or never given out."""
+
+    kafka_code = 59  # UNKNOWN_PRODUCER_ID
+
+
+class ProducerFencedError(FatalError):
+    """Another producer took over the transactional id (`where`: transactional_id, epoch): this one is a zombie. Its
+    transaction was aborted."""
+
+    kafka_code = 90  # PRODUCER_FENCED
+
+
+class InvalidTransactionStateError(FatalError):
+    """A call that the transaction's state does not allow: a send after commit, a commit after abort."""
+
+    kafka_code = 48  # INVALID_TXN_STATE
+
+
+class TransactionAbortedError(AbortsTransactionError):
+    """The transaction cannot commit any more: a send of it failed, or somebody aborted it. KIP-890, KIP-1050."""
+
+    kafka_code = 120  # TRANSACTION_ABORTABLE
+
+
+class TransactionTimedOutError(AbortsTransactionError):
+    """The transaction was open longer than its time-out and was aborted (`where`: transactional_id, timeout_ms)."""
+
+    kafka_code = 120  # TRANSACTION_ABORTABLE
+
+
+class StateConflictError(AbortsTransactionError):
+    """A key that the transaction read or wrote was changed by another one that committed first (`where`: state)."""
+
+    kafka_code = 120  # TRANSACTION_ABORTABLE
+
+
+class ConcurrentTransactionsError(RetriableError):
+    """The transactional id's last transaction is still being completed."""
+
+    kafka_code = 51  # CONCURRENT_TRANSACTIONS
+
+
+class CommitUndecidedError(FatalError):
+    """The disk failed while a commit was written: the next open tells whether it is committed. Read the state or the
+    offsets there before you send again."""
+
+    kafka_code = 56  # KAFKA_STORAGE_ERROR
+
+
+class IllegalGenerationError(AbortsTransactionError):
+    """Offsets or a heartbeat of a generation that is over: the partitions may be another member's (`where`: group,
+    generation, current_generation)."""
+
+    kafka_code = 22  # ILLEGAL_GENERATION
+
+
+class UnknownMemberError(AbortsTransactionError):
+    """The group does not know this member (any more): its session ran out, or it left."""
+
+    kafka_code = 25  # UNKNOWN_MEMBER_ID
+
+
+class RebalanceInProgressError(RetriableError):
+    """The group is rebalancing: poll, then try again."""
+
+    kafka_code = 27  # REBALANCE_IN_PROGRESS
+
+
+class FencedInstanceError(FatalError):
+    """Another member took over the static instance id."""
+
+    kafka_code = 82  # FENCED_INSTANCE_ID
+
+
+class InvalidGroupError(FatalError):
+    """A group id or a request that a group cannot take."""
+
+    kafka_code = 24  # INVALID_GROUP_ID
+
+
+class UnknownGroupError(FatalError):
+    """No such group."""
+
+    kafka_code = 69  # GROUP_ID_NOT_FOUND
+
+
+class GroupNotEmptyError(RetriableError):
+    """The group has members: stop them first."""
+
+    kafka_code = 68  # NON_EMPTY_GROUP
+
+
 class WindowFullError(RetriableError):
     """A dedup window reached its memory cap; no id was lost (`where`: done, ids of this call that were set)."""
 
