@@ -272,6 +272,14 @@ cdef class Segment:
         if status != MQ_OK:
             raise_status(status, &err)
 
+    def trim(self):
+        cdef mq_error err
+        cdef mq_status status
+        with nogil:
+            status = mq_segment_trim(self._segment, &err)
+        if status != MQ_OK:
+            raise_status(status, &err)
+
     def write_indexes(self):
         cdef mq_error err
         cdef mq_status status
@@ -419,8 +427,8 @@ cdef class Recovered:
                 f"valid_after={self.valid_after}>")
 
 
-def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from_offset=-1, max_batch_bytes,
-            bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True,
+def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from_offset=-1, int64_t end_offset=0,
+            max_batch_bytes, bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True,
             bint write_indexes=True, open_transactions=None):
     cdef mq_recover_options options
     cdef mq_recovered found
@@ -434,6 +442,7 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     found.txns.open = NULL
     options.from_position = from_position
     options.from_offset = from_offset
+    options.end_offset = end_offset
     options.max_batch_bytes = max_batch_bytes
     options.allow_gaps = allow_gaps
     options.index_interval_bytes = index_interval_bytes

@@ -48,6 +48,7 @@ cdef extern from "mqcore/segment.h" nogil:
     mq_status mq_segment_refresh(mq_segment *segment, uint64_t size, int64_t next_offset, mq_error *err)
     mq_status mq_segment_release_fd(mq_segment *segment, mq_error *err)
     mq_status mq_segment_close(mq_segment *segment, mq_error *err)
+    mq_status mq_segment_trim(mq_segment *segment, mq_error *err)
     mq_status mq_segment_append_txn(mq_segment *segment, const mq_txn_entry *entry, mq_error *err)
     mq_status mq_segment_txns(mq_segment *segment, mq_txn_entry **entries, size_t *count, mq_error *err)
     const char *mq_segment_path(const mq_segment *segment)
@@ -86,6 +87,7 @@ cdef extern from "mqcore/segment_recover.h" nogil:
     ctypedef struct mq_recover_options:
         uint64_t from_position
         int64_t from_offset
+        int64_t end_offset
         uint32_t max_batch_bytes
         bint allow_gaps
         uint32_t index_interval_bytes

@@ -171,9 +171,9 @@ static mq_status check_file(mq_segment *segment, mq_error *err)
 
 mq_status mq_seg_get_fd(mq_segment *segment, int *fd, mq_error *err)
 {
-    mq_status status = MQ_OK;
     pthread_mutex_lock(&segment->lock);
-    if (segment->fd < 0)
+    mq_status status = mq_seg_open_state(segment, err); /* I7: `closed` is set before the descriptor goes */
+    if (status == MQ_OK && segment->fd < 0)
         status = mq_io_open(segment->io, segment->path, segment->writable ? O_RDWR : O_RDONLY, 0, &segment->fd, err);
     if (status == MQ_OK && !segment->writable)
         status = check_file(segment, err);
@@ -304,6 +304,8 @@ static mq_status append_locked(mq_segment *segment, uint8_t *batches, size_t siz
     mq_status status = mq_seg_writable(segment, err);
     if (status == MQ_OK)
         status = mq_seg_load(segment, err);
+    if (status == MQ_OK)
+        status = mq_seg_trim(segment, err);
     if (status != MQ_OK)
         return status;
     const uint64_t written = mq_seg_written(segment);
@@ -329,7 +331,8 @@ static mq_status append_locked(mq_segment *segment, uint8_t *batches, size_t siz
         if (status != MQ_OK) {
             /* Whole batches may lie there, which a recovery would take for ours, and their room is somebody's. */
             mq_error second;
-            segment->untrimmed |= mq_io_resize(segment->io, fd, written, segment->path, &second) != MQ_OK;
+            segment->torn = segment->failed_write = true;
+            (void)mq_seg_trim(segment, &second);
             segment->allocated_bytes = written;
         }
     }
@@ -389,7 +392,7 @@ mq_status mq_segment_refresh(mq_segment *segment, uint64_t size, int64_t next_of
 mq_status mq_segment_release_fd(mq_segment *segment, mq_error *err)
 {
     mq_status status = MQ_OK;
-    if (segment->writable && atomic_load(&segment->dirty) && !mq_segment_failed(segment))
+    if (segment->writable && atomic_load(&segment->dirty) && !mq_segment_failed(segment) && !mq_segment_closed(segment))
         status = mq_seg_sync(segment, err);
     drop_fd(segment);
     return status;

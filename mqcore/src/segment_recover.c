@@ -186,6 +186,8 @@ static const char *wrong_offset(const scan *s, const mq_batch *batch)
 {
     if (batch->base_offset < s->base_offset || mq_batch_last_offset(batch) - s->base_offset > MQ_OFFSET_DELTA_MAX)
         return "an offset outside its segment";
+    if (s->options->end_offset > 0 && mq_batch_last_offset(batch) >= s->options->end_offset)
+        return "an offset of the next segment";
     if (s->expected >= 0 && batch->base_offset < s->expected)
         return "an offset that was used already";
     if (!s->options->allow_gaps && batch->base_offset != (s->expected >= 0 ? s->expected : s->base_offset))

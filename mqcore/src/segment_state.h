@@ -51,6 +51,8 @@ struct mq_segment {
     uint64_t allocated_bytes; /* no fallocate before the data reaches this */
     bool no_fallocate;        /* the file system has none */
     bool untrimmed;           /* the file may have bytes or blocks past written_bytes */
+    bool torn;                /* ... and they may be batches: a write failed, and then the cut */
+    bool failed_write;        /* what one left was cut off, perhaps not durably */
     bool txn_dirty;
     uint64_t spill_bytes; /* spill when a tail is this long: rises after a failed spill */
 
@@ -95,6 +97,8 @@ void mq_seg_clear_hints(mq_segment *segment);
 /* Size and next offset that belong together. */
 mq_extent mq_seg_extent(mq_segment *segment);
 
+/* Cut off what a failed write left (write_lock held). Nothing left: nothing. */
+mq_status mq_seg_trim(mq_segment *segment, mq_error *err);
 /* fdatasync of what is written, once (segment_flush without the closed check). */
 mq_status mq_seg_sync(mq_segment *segment, mq_error *err);
 /* Write both index tails to their files (write_lock held, index loaded); durable: fsync, and cut what is too long. */

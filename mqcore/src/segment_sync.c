@@ -67,6 +67,29 @@ mq_status mq_seg_spill(mq_segment *segment, bool durable, mq_error *err)
     return status != MQ_OK ? status : spill_one(segment, &segment->index.times, ".timeindex", durable, err);
 }
 
+mq_status mq_seg_trim(mq_segment *segment, mq_error *err)
+{
+    int fd;
+    mq_status status = MQ_OK;
+    if (segment->torn && (status = mq_seg_get_fd(segment, &fd, err)) == MQ_OK) {
+        status = mq_io_resize(segment->io, fd, mq_seg_written(segment), segment->path, err);
+        segment->torn = status != MQ_OK;
+        segment->untrimmed |= segment->torn;
+        mq_seg_put_fd(segment);
+    }
+    return status;
+}
+
+mq_status mq_segment_trim(mq_segment *segment, mq_error *err)
+{
+    pthread_mutex_lock(&segment->write_lock);
+    mq_status status = mq_seg_open_state(segment, err);
+    if (status == MQ_OK)
+        status = mq_seg_trim(segment, err);
+    pthread_mutex_unlock(&segment->write_lock);
+    return status;
+}
+
 mq_status mq_seg_finish(mq_segment *segment, bool durable, mq_error *err)
 {
     pthread_mutex_lock(&segment->lock);
@@ -87,6 +110,7 @@ mq_status mq_seg_finish(mq_segment *segment, bool durable, mq_error *err)
             mq_seg_put_fd(segment);
         }
         segment->untrimmed = cut != MQ_OK;
+        segment->torn &= segment->untrimmed;
         status = status == MQ_OK ? cut : status;
     }
     segment->allocated_bytes = mq_seg_written(segment);
@@ -107,11 +131,13 @@ static mq_status seal_locked(mq_segment *segment, mq_error *err)
         status = mq_seg_sibling(segment, ".txnindex", path, err);
     if (status == MQ_OK && segment->txn_dirty && (status = mq_txn_index_sync(segment->io, path, err)) == MQ_EIO)
         fail_for_good(segment, EIO);
+    if (status == MQ_OK && segment->failed_write)
+        atomic_store(&segment->flushed_bytes, 0); /* all data may be synced, and the cut behind it not */
     if (status == MQ_OK)
         status = mq_seg_sync(segment, err);
     if (status != MQ_OK)
         return status;
-    segment->txn_dirty = false;
+    segment->txn_dirty = segment->failed_write = false;
     atomic_store(&segment->sealed, true);
     return MQ_OK;
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "../src/segment_state.h"
 #include "batch_maker.h"
 #include "mqcore/alloc.h"
 #include "mqcore/io_fault.h"
@@ -229,6 +230,55 @@ static void space_is_taken_and_given_back(void)
     }
 }
 
+static void nothing_follows_what_could_not_be_cut(void)
+{
+    mq_segment *s;
+    mq_error err;
+    mq_io_fault fault;
+    mq_io_fault_init(&fault, mq_io_posix());
+    reset(0);
+    CHECK(mq_segment_create(&fault.io, scratch, 0, &limits, &s, &err) == MQ_OK);
+    CHECK(append(s, 3, 1, &err) == MQ_OK && mq_segment_trim(s, &err) == MQ_OK);
+    const unsigned both = 1u << MQ_CALL_PWRITEV | 1u << MQ_CALL_FTRUNCATE;
+    mq_io_fault_arm(&fault, 1, EIO, 300, true, both, 0); /* whole batches stay behind the end */
+    CHECK(append(s, 6, 2, &err) == MQ_EIO);
+    mq_io_fault_arm(&fault, 1, EIO, -1, true, 1u << MQ_CALL_FTRUNCATE, 0);
+    CHECK(append(s, 2, 3, &err) == MQ_EIO && mq_segment_trim(s, &err) == MQ_EIO && err.sys_errno == EIO);
+    size_t size;
+    free(get_file("00000000000000000000.log", &size));
+    CHECK(size == m.at[m.count] + 300);
+    mq_io_fault_disarm(&fault);
+    CHECK(mq_segment_trim(s, &err) == MQ_OK);
+    free(get_file("00000000000000000000.log", &size));
+    CHECK(size == m.at[m.count]);
+    CHECK(append(s, 2, 3, &err) == MQ_OK && mq_segment_flush(s, &err) == MQ_OK);
+    compare(s);
+    const long long syncs = atomic_load(&fault.calls[MQ_CALL_FDATASYNC]);
+    CHECK(mq_segment_seal(s, &err) == MQ_OK && atomic_load(&fault.calls[MQ_CALL_FDATASYNC]) == syncs + 1);
+    CHECK(mq_segment_close(s, &err) == MQ_OK && mq_segment_trim(s, &err) == MQ_ESTATE);
+    mq_segment_free(s);
+}
+
+/* Compaction gives the name of a closed segment to another file. A reader that passed the check of `closed` just before
+ * the close is where this begins. */
+static void a_closed_segment_opens_no_file(void)
+{
+    mq_error err;
+    int fd;
+    reset(0);
+    mq_segment *s;
+    CHECK(mq_segment_create(mq_io_posix(), scratch, 0, &limits, &s, &err) == MQ_OK && append(s, 9, 1, &err) == MQ_OK);
+    CHECK(mq_seg_get_fd(s, &fd, &err) == MQ_OK); /* a running call keeps its descriptor */
+    CHECK(mq_segment_close(s, &err) == MQ_OK);
+    put_file("00000000000000000000.log", "another", 7);
+    CHECK(mq_seg_get_fd(s, &fd, &err) == MQ_ESTATE);
+    mq_seg_put_fd(s);
+    CHECK(mq_seg_get_fd(s, &fd, &err) == MQ_ESTATE);
+    CHECK(mq_segment_release_fd(s, &err) ==
+          MQ_OK); /* its last bytes are not synced: through another file least of all */
+    mq_segment_free(s);
+}
+
 static void a_failed_fsync_is_final(void)
 {
     mq_segment *s;
@@ -415,6 +465,8 @@ int main(void)
     RUN(lookups_answer_as_a_walk);
     RUN(limits_hold);
     RUN(space_is_taken_and_given_back);
+    RUN(nothing_follows_what_could_not_be_cut);
+    RUN(a_closed_segment_opens_no_file);
     RUN(a_failed_fsync_is_final);
     RUN(every_call_may_fail);
     RUN(every_allocation_may_fail);

@@ -173,6 +173,13 @@ static void gaps(void)
     CHECK(r.end == MQ_END_CLEAN && r.next_offset == offsets[6] && r.batches == 5);
     r = recover(log_bytes.bytes + starts[4], starts[6] - starts[4], &plain); /* the first batch is not at the base */
     CHECK(r.end == MQ_END_BAD && r.valid_bytes == 0);
+    compacted.end_offset = offsets[6]; /* all that is there lies below the next segment */
+    r = recover(bytes, size, &compacted);
+    CHECK(r.end == MQ_END_CLEAN);
+    compacted.end_offset = offsets[6] - 1;
+    r = recover(bytes, size, &compacted);
+    CHECK(r.end == MQ_END_BAD && strcmp(r.problem, "an offset of the next segment") == 0 && r.batches == 4);
+    CHECK(r.next_offset == offsets[5]);
     compacted.max_batch_bytes = 61;
     r = recover(bytes, size, &compacted);
     CHECK(r.end == MQ_END_BAD && r.valid_bytes == 0 && r.valid_after == -1);

@@ -6,11 +6,13 @@
  *   I1  base_offset <= next_offset <= base_offset + INT32_MAX + 1 (the indexes keep int32 deltas).
  *   I2  flushed_bytes <= written_bytes <= segment_bytes, but for one oversized chunk in an empty segment (< 2 GiB);
  *       past written_bytes the file is not data: a failed or torn write leaves bytes there, the next append
- *       overwrites them, seal and close cut them off.
+ *       overwrites them, seal and close cut them off. While what a failed write left could not be cut off, nothing
+ *       is appended: a recovery might take a batch in it for ours.
  *   I3  base offsets rise strictly from batch to batch; gaps are legal (compaction leaves them).
  *   I4  a failed fsync is final: `failed` never goes back, appends and flushes fail from then on.
  *   I5  index entries are hints: each one used is checked against the batch header that it names.
  *   I6  memory lives until mq_segment_free and descriptors until their last user: close frees nothing under a call.
+ *   I7  a closed segment opens no file: another one may have its name (compaction).
  * Threads: one writer at a time (append, seal, truncate, write_indexes, close take write_lock), any number of readers
  * and flushers beside it. Size and next offset change together under `lock`; a reader looks no further than the pair
  * that it took, and single values are atomics.
@@ -66,6 +68,9 @@ mq_status mq_batches_check(const uint8_t *batches, size_t size, uint32_t max_bat
 
 /* fdatasync the log: what was appended before the call is durable. MQ_EIO: final (I4). */
 mq_status mq_segment_flush(mq_segment *segment, mq_error *err);
+
+/* Before a roll: cut off what a failed append left (I2). On an error nothing may be written past it, here or elsewhere. */
+mq_status mq_segment_trim(mq_segment *segment, mq_error *err);
 
 /* Spill index entries that are only in memory; not synced. */
 mq_status mq_segment_write_indexes(mq_segment *segment, mq_error *err);

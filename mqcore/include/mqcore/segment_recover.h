@@ -22,6 +22,7 @@ typedef enum mq_log_end {
 typedef struct mq_recover_options {
     uint64_t from_position; /* a batch's first byte */
     int64_t from_offset;    /* its base offset, -1: unknown */
+    int64_t end_offset;     /* base offset of the next segment that holds data, 0: none */
     uint32_t max_batch_bytes;
     bool allow_gaps; /* a compacted segment: offsets rise, with holes */
     uint32_t index_interval_bytes;

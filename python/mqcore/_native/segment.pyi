@@ -120,6 +120,10 @@ class Segment:
         """At roll: last time index entry, indexes written, spare space freed, all files synced; read-only then. Again:
         nothing."""
 
+    def trim(self) -> None:
+        """Before a roll: cut off what a failed append left and could not take back. Raises StorageError: write nothing
+        past it, in no segment."""
+
     def write_indexes(self) -> None:
         """Write index entries that are still only in memory to their files (not synced)."""
 
@@ -236,6 +240,7 @@ def recover(
     *,
     from_position: int = 0,
     from_offset: int = -1,
+    end_offset: int = 0,
     max_batch_bytes: int,
     allow_gaps: bool,
     index_interval_bytes: int = 4096,
@@ -247,11 +252,12 @@ def recover(
     """Check a segment's .log file and rebuild its index files for the valid part (write_indexes=False: write nothing).
 
     From from_position (a batch's first byte, whose base offset is from_offset; -1: unknown) on every header, CRC and,
-    unless allow_gaps, the continuity of offsets is checked; before it only headers are read, for the index. The .log
-    file is not changed: the caller cuts it (Io.truncate to valid_size) or reports damage. Index files are replaced
-    atomically; sync_indexes=False leaves their durability to the caller (Io.sync_filesystem). open_transactions: what
-    the segment before left open (Recovered.open_transactions), for the .txnindex: without it the abort of a
-    transaction that began earlier keeps the entry that the old file has.
+    unless allow_gaps, the continuity of offsets is checked; before it only headers are read, for the index. end_offset:
+    base offset of the next segment that holds data, 0: none; a batch that reaches it is a problem. The .log file is not
+    changed: the caller cuts it (Io.truncate to valid_size) or reports damage. Index files are replaced atomically;
+    sync_indexes=False leaves their durability to the caller (Io.sync_filesystem). open_transactions: what the segment
+    before left open (Recovered.open_transactions), for the .txnindex: without it the abort of a transaction that began
+    earlier keeps the entry that the old file has.
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
     """
 

@@ -178,41 +178,41 @@ class ReadOnlyStore(LogStore):
         points = opening.read_points(self.io, self.layout.path(layout.RECOVERY_POINTS), self.recovery)
         starts = opening.read_points(self.io, self.layout.path(layout.LOG_STARTS), self.recovery)
         recovery_point = points.get(key, 0)
-        segments, end = self._valid_prefix(log, recovery_point)
+        segments, end = self._valid_prefix(log)
         if durability == Durability.FSYNC:
             end = min(end, max(recovery_point, self._journal().get((log.topic_id, log.partition), 0)))
         first = segments[0].base_offset if segments else end
         start = min(max(first, starts.get(key, 0)), max(end, first))
         return segments, Offsets.at(start, max(end, start)), True
 
-    def _valid_prefix(self, log: FollowedPartition, recovery_point: int) -> tuple[list[SegmentState], int]:
+    def _valid_prefix(self, log: FollowedPartition) -> tuple[list[SegmentState], int]:
         """The segments up to the first problem, and the offset of that."""
         segments: list[SegmentState] = []
-        bases = layout.list_segments(log.directory)
-        for index, base in enumerate(bases):
-            path = f"{log.directory}/{layout.segment_name(base)}"
-            if segments and base < segments[-1].next_offset and not os.path.getsize(path):
+        sizes = {
+            base: os.path.getsize(f"{log.directory}/{layout.segment_name(base)}")
+            for base in layout.list_segments(log.directory)
+        }
+        compacted = log.config.compacted or log.cleaned > 0
+        for base, size in sizes.items():
+            if segments and base < segments[-1].next_offset and not size:
                 continue  # what a roll that failed left
-
-            following = bases[index + 1] if index + 1 < len(bases) else None
-            compacted = log.config.compacted or log.cleaned > 0
             if segments and not compacted and base != segments[-1].next_offset:
                 break
+            following = next((other for other in sizes if other > base and sizes[other]), 0)
             found = recover(
                 self.io,
                 log.directory,
                 base,
                 from_offset=-1 if compacted else base,
+                end_offset=following,
                 max_batch_bytes=BATCH_BYTES_MAX,
                 allow_gaps=compacted,
                 write_indexes=False,
             )
             end = max(base, found.next_offset)
             segments.append(SegmentState(base, found.valid_size, end, UNKNOWN, UNKNOWN))
-            if found.problem:
+            if found.problem and end != following:  # else what a failed write left behind the segment's end
                 break
-            if following is not None and following <= recovery_point:
-                continue
         return segments, segments[-1].next_offset if segments else 0
 
     def _journal(self) -> dict[tuple[uuid.UUID, int], int]:

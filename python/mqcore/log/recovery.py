@@ -1,7 +1,8 @@
 """Bring one partition directory back after a crash: journal, scan, then cut or keep as damage.
 
 The rule (R7), for a bad batch at offset `o`, with `proven` = what journal and recovery points prove durable:
-    the next segment begins at o    nobody's: what a failed write left, cut; the log goes on with that segment
+    the next segment begins at o    nobody's: what a failed write left, cut, though it be good batches; the log goes
+                                    on with that segment, which was written to later
     o < proven                      damage: kept, an error when read, the log goes on behind it
     else, written under fsync       nobody was told: the log ends here; it and all behind it is cut
     else (os, memory)               a valid successor: damage; none: a torn tail, cut
@@ -190,7 +191,9 @@ class PartitionRecovery:
                 loaded.damage.append(known)
             loaded.sealed.add(base)
             return _GO_ON
-        found = self._recover(base)
+        # Only one that holds data: see above.
+        end = following if following is not None and self._holds_data(following) else 0
+        found = self._recover(base, end)
         offset = max(base, found.next_offset)
         loaded.segments.append(SegmentState(base, found.valid_size, offset, found.max_timestamp, UNKNOWN))
         loaded.touched.append(path)
@@ -203,7 +206,8 @@ class PartitionRecovery:
             loaded.damage.append(known)  # met by an earlier recovery, and not repaired yet
             loaded.sealed.add(base)
             return _GO_ON
-        complete = offset == following and found.valid_after < 0  # what is bad here never had an offset
+        # What is bad here never had an offset.
+        complete = offset == following and (found.valid_after < 0 or end > 0)
         if not complete and self._is_damage(found, offset, following):
             return self._keep_damage(base, found, offset, following)
         size = found.file_size - found.valid_size
@@ -335,7 +339,7 @@ class PartitionRecovery:
             self.io.unlink(path)
             return []
 
-    def _recover(self, base: int) -> Recovered:
+    def _recover(self, base: int, end: int) -> Recovered:
         from mqcore._native.segment import recover
 
         found = recover(
@@ -344,6 +348,7 @@ class PartitionRecovery:
             base,
             from_position=0,
             from_offset=-1 if self.compacted else base,
+            end_offset=end,
             max_batch_bytes=BATCH_BYTES_MAX,
             allow_gaps=self.compacted,
             index_interval_bytes=self._index_limits[0],

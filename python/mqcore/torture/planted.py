@@ -119,7 +119,7 @@ class _Believed:
 def torn_tail_not_cut() -> None:
     from mqcore.log.recovery import PartitionRecovery
 
-    _patch(PartitionRecovery, "_recover", lambda recover: lambda self, base: _Believed(recover(self, base)))
+    _patch(PartitionRecovery, "_recover", lambda recover: lambda self, base, end: _Believed(recover(self, base, end)))
 
 
 def bad_batch_skipped_in_silence() -> None:

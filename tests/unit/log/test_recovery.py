@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mqcore._native.io import FaultyIo, Io
-from mqcore.errors import CorruptBatchError, DiskFullError, UnknownTopicError
+from mqcore.errors import CorruptBatchError, DiskFullError, StorageError, UnknownTopicError
 from mqcore.log.checkpoints import PartitionKey, read_damage, read_offsets
 from mqcore.log.internal_records import encode
 from mqcore.log.layout import LOG_STARTS
@@ -291,7 +291,9 @@ def test_the_session_of_the_writer_is_what_recovery_goes_by(tmp_path: Path) -> N
         assert (session["epoch"], session["durability"]) == (1, "fsync")
 
 
-@pytest.mark.parametrize(("short", "fails"), [(50, "pwritev"), (250, "pwritev"), (50, "pwritev,ftruncate")])
+@pytest.mark.parametrize(
+    ("short", "fails"), [(50, "pwritev"), (250, "pwritev"), (50, "pwritev,ftruncate"), (250, "pwritev,ftruncate")]
+)
 def test_what_a_failed_write_left_behind_a_checkpoint_hides_nothing(tmp_path: Path, short: int, fails: str) -> None:
     """The disk is full in the middle of an append; the next record goes to a new segment, and a kill comes before the
     old one is sealed: no byte of the failed append is believed, and none is in the way."""
@@ -306,12 +308,41 @@ def test_what_a_failed_write_left_behind_a_checkpoint_hides_nothing(tmp_path: Pa
     io.arm(1, errno.ENOSPC, short=short, only=fails, sticky=True)
     with pytest.raises(DiskFullError):
         log.append(bytearray(encode([(None, b"b" * 100)], 0)) + encode([(None, b"c" * 100)], 0))
+    if "ftruncate" in fails:
+        io.arm(1, errno.EIO, only="ftruncate", sticky=True)
+        with pytest.raises(StorageError):  # nothing may be acknowledged behind it
+            put(log, b"e")
+        with pytest.raises(StorageError):
+            log.roll()
     io.disarm()
     log.roll()
     put(log, b"d" * 100)
     with opened(kill(store, tmp_path / "image"), durability="fsync") as store:
         assert values_of(store.partition(TOPIC, 0)) == [b"a" * 100, b"d" * 100]
         assert not [one for one in store.recovery.findings if one.what != "cut"]
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+@pytest.mark.parametrize("tail", [b"", b"x" * 30, b"valid"])
+def test_batches_behind_the_base_of_a_segment_that_was_written_to_are_nobodys(
+    tmp_path: Path, durability: str, tail: bytes
+) -> None:
+    """A failed write was cut off, but a power loss took the cut back: the next segment is what was acknowledged."""
+    image = crashed(tmp_path, durability, 12, SMALL)
+    old, new = segment_files(image)[:2]
+    stale = old.read_bytes()[batch_positions(old)[-1][0] :]  # one good batch ...
+    at = int(new.stem)
+    stale = at.to_bytes(8, "big") + stale[8:]  # ... with the offset that the next segment begins at
+    following = (at + 1).to_bytes(8, "big") + stale[8:]
+    with old.open("ab") as file:
+        file.write(stale + (following if tail == b"valid" else tail))
+    reader = LogStore.open(image, read_only=True)
+    assert values_of(reader.partition(TOPIC, 0)) == [value(n) for n in range(12)]
+    reader.close()
+    with opened(unproven(image), durability=durability) as store:
+        assert values_of(store.partition(TOPIC, 0)) == [value(n) for n in range(12)]
+        assert {one.what for one in store.recovery.findings} == {"cut"}
+    assert not (image / "quarantine").exists()
 
 
 @pytest.mark.parametrize("crash", [False, True])
