@@ -145,6 +145,8 @@ class Compaction:
                 hint="Raise it",
             )
         taken = [entry for entry in entries if entry.base_offset < end]
+        for entry in taken:
+            log.check_seal(entry)  # what is wrong in it must not come out with a seal that is right
         ranges = compaction_plan.groups(
             [(entry.base_offset, entry.next_offset, entry.size) for entry in taken],
             segment_bytes=log.config.segment_bytes,

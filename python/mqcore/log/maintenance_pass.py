@@ -74,8 +74,16 @@ class Housekeeper:
         self._sealer.forget(log)
 
     def _seal(self, report: MaintenanceReport) -> None:
-        for log in self._store.take_unsealed():
-            report.sealed += log.seal_rolled()
+        waiting, errors = self._store.to_seal, []
+        for log in list(waiting):
+            waiting.discard(log)  # first: what is rolled meanwhile is another pass's
+            try:
+                report.sealed += log.seal_rolled() if not log.deleted else 0
+            except MQError as error:
+                waiting.add(log)
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _checkpoint(self, _: MaintenanceReport) -> None:
         if self._store.group is not None and self._store.durability != Durability.MEMORY:

@@ -97,7 +97,7 @@ class LogStore:
         self._points_lock, self._starts_lock = threading.Lock(), threading.Lock()
         self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
         self._housekeeper = Housekeeper(self)
-        self._to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()
+        self.to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()  # they have rolled segments without their seal
         self._closed = self._forked = False
         self._ready = False
 
@@ -154,7 +154,7 @@ class LogStore:
         store._ready = True
         fork_guard.watch(store)
         store.recovery.log(store.path)
-        if store.condemned or store._to_seal:
+        if store.condemned or store.to_seal:
             store._maintenance.hurry()
         return store
 
@@ -362,7 +362,7 @@ class LogStore:
             self.marks.publish(slot, state.log_start, state.log_end, state.log_end, state.log_end)
 
     def seal_later(self, log: PartitionLog) -> None:
-        self._to_seal.add(log)
+        self.to_seal.add(log)
         if self._ready:
             self._maintenance.hurry()
 
@@ -384,12 +384,6 @@ class LogStore:
         with self._lock:
             self.check_writable()
             return self._housekeeper.run()
-
-    def take_unsealed(self) -> list[PartitionLog]:
-        """The logs with rolled segments that wait for their seal."""
-        logs = [log for log in list(self._to_seal) if not log.deleted]
-        self._to_seal.clear()
-        return logs
 
     def save_recovery_points(self) -> None:
         """Write what is known to be synced: what recovery need not scan, and must not cut."""
@@ -434,6 +428,8 @@ class LogStore:
                 self.abandon()
 
     def _close_writer(self) -> None:
+        for log in self.partitions.logs():
+            log.settle()  # no append is running, and none begins any more
         if self.group is not None:
             failed, cause = self.group.failed, self.group.failed_errno
             self.group.close()
@@ -443,7 +439,7 @@ class LogStore:
         if self.durability == Durability.MEMORY:
             return
         logs = self.partitions.logs()
-        changed = [log for log in logs if log.written or log in self._to_seal]
+        changed = [log for log in logs if log.written or log in self.to_seal]
         if len(changed) > SYNC_EACH_MAX:
             self.io.sync_filesystem(self.path)  # one for all
         for log in changed:

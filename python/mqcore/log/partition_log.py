@@ -16,17 +16,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mqcore.config.topic import TopicConfig
-from mqcore.errors import CorruptBatchError, OffsetOutOfRangeError, StorageError, StoreClosedError, UnknownTopicError
+from mqcore.errors import InvariantError, StorageError
 from mqcore.log import read_errors
-from mqcore.log.aborted import Aborted, AbortedTransactions
+from mqcore.log.aborted import AbortedTransactions
 from mqcore.log.admission import Chunk, check_timestamps, survey
 from mqcore.log.checkpoints import SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.offsets import Offsets
 from mqcore.log.partition_dir import PartitionDirectory
-from mqcore.log.partition_ports import Appended, PartitionHost, Slice
+from mqcore.log.partition_ports import Appended, PartitionHost
+from mqcore.log.readable import ReadablePartition
 from mqcore.log.segments import Exchange, SegmentEntry, SegmentSet, roll_reason
-from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
     import uuid
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
 
     from mqcore._native.segment import Segment
 
-READ_COMMITTED = IsolationLevel.READ_COMMITTED
 NO_SLOT = -1
 UNSEALED_MAX = 16  # rolled segments of a partition that may wait for maintenance to seal them
 
 
-class PartitionLog:
+class PartitionLog(ReadablePartition):
     """One partition of an open store. Made by LogStore only; any number of threads may use it."""
 
     def __init__(
@@ -95,46 +94,10 @@ class PartitionLog:
 
     # -- offsets ----------------------------------------------------------------------------------------------------
 
-    @property
-    def offsets(self) -> Offsets:
-        """The four numbers, as of one moment."""
-        return self._offsets
-
-    @property
-    def log_start_offset(self) -> int:
-        return self.offsets.log_start
-
-    @property
-    def last_stable_offset(self) -> int:
-        return self.offsets.last_stable
-
-    @property
-    def high_watermark(self) -> int:
-        return self.offsets.high_watermark
-
-    @property
-    def log_end_offset(self) -> int:
-        return self.offsets.log_end
-
     def epoch_of(self, offset: int) -> int:
         """The leader epoch that the record at `offset` was written in; -1 for an offset below 0."""
         # A missing first entry means epoch 0 from the start on: see _begin_epoch.
         return max(0, self.epochs.epoch_of(offset)) if offset >= 0 else -1
-
-    @property
-    def segments(self) -> tuple[SegmentEntry, ...]:
-        """The segments' numbers, ascending; opens nothing."""
-        return self._segments.entries
-
-    @property
-    def size(self) -> int:
-        """Bytes of data in all segments."""
-        return self._segments.size
-
-    def visible_end(self, isolation: IsolationLevel = READ_COMMITTED) -> int:
-        """The first offset that a reader does not see."""
-        offsets = self.offsets
-        return offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
 
     # -- append -----------------------------------------------------------------------------------------------------
 
@@ -190,7 +153,11 @@ class PartitionLog:
         memory. TimeoutExceededError: not yet; it may still become so. StorageError: the disk failed (R2)."""
         group = self._group
         if group is not None and self._offsets.high_watermark < next_offset:
-            group.wait(self, next_offset, timeout_s)
+            try:
+                group.wait(self, next_offset, timeout_s)
+            except InvariantError:  # of a deleted topic nothing is known there
+                self._check_there()
+                raise
 
     def commit_soon(self) -> None:
         """Have what was appended made durable by the store's flusher, though nobody waits for it; never blocks."""
@@ -200,10 +167,6 @@ class PartitionLog:
     def advance_durable(self, next_offset: int) -> None:
         """Everything below next_offset is durable now: readers may see it. Called by the commit round's leader."""
         self._advance(None, next_offset)
-
-    def _check_there(self) -> None:
-        if self.deleted:
-            raise UnknownTopicError("the topic was deleted", topic=self.topic, partition=self.partition)
 
     def _advance(self, log_end: int | None, visible: int | None) -> None:
         with self._state_lock:
@@ -259,6 +222,8 @@ class PartitionLog:
         last = self._segments.last
         if last is not None and last.base_offset == base:
             return last.segment()  # empty: a roll that was never written to
+        if last is not None and last.is_open:
+            last.segment().trim()  # else its leavings would have the offsets of the new one
         sync = self.host.syncs(self.config)
         self._dir.make(sync=sync)
         self._dir.clear(last.base_offset if last is not None else -1)
@@ -282,14 +247,11 @@ class PartitionLog:
         entries = self._segments.entries
         return len(entries) > UNSEALED_MAX and not entries[-UNSEALED_MAX].sealed
 
-    def segments_snapshot(self) -> tuple[Segment, ...]:
-        """The native handles of all segments, ascending; opens them by need."""
-        return tuple(entry.segment() for entry in self._segments.entries)
-
     def roll(self) -> None:
         """Begin a new segment, if the active one holds anything."""
         self.host.check_writable()
         with self._lock:
+            self._check_there()
             base, last = self._settle(), self._segments.last
             if last is not None and last.size:
                 self._begin_epoch(base)
@@ -339,81 +301,6 @@ class PartitionLog:
         recovery point their indexes are believed without a scan."""
         self.seal_rolled()
         self.recovery_point = max(self.recovery_point, next_offset)
-
-    # -- read -------------------------------------------------------------------------------------------------------
-
-    def read(
-        self, offset: int, *, max_bytes: int = 1 << 20, isolation: IsolationLevel = READ_COMMITTED
-    ) -> Slice | None:
-        """Whole batches from the one that holds `offset` (or the next after it) on: at most max_bytes, but at least
-        one batch, and nothing at or past the visible end. None: nothing there yet.
-
-        Raises OffsetOutOfRangeError (below the log start or past the log end), CorruptBatchError (a damaged range:
-        seek past `next_offset` in its `where`), StorageError. Takes no lock.
-        """
-        for _ in range(3):
-            self.host.check_usable()
-            self._check_there()
-            offsets = self.offsets
-            end = offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
-            if not offsets.log_start <= offset <= offsets.log_end:
-                raise read_errors.out_of_range("offset out of range", self, offset, offsets)
-            if offset >= end:
-                return None
-            try:
-                return self._read(offset, max_bytes, end)
-            except (FileNotFoundError, StoreClosedError, StorageError) as error:
-                self._look_again_after(error)
-            except CorruptBatchError as error:
-                raise read_errors.placed(error, self, offset) from error
-        raise StorageError("segment files are missing", path=self.directory, offset=offset)
-
-    def _read(self, offset: int, max_bytes: int, end: int) -> Slice | None:
-        for entry in self._segments.from_offset(offset):
-            if entry.base_offset >= end:
-                return None
-            segment = entry.segment()
-            self.host.open_segments.touch(segment)
-            start = segment.lookup(offset)
-            if start < segment.size:
-                stop = segment.lookup_batch_ends(start, max_bytes, end)
-                if stop <= start:
-                    return None
-                mapping = segment.view(stop)
-                mapping.populate(start, stop)
-                return Slice(mapping, start, stop, entry.compacted or self.config.compacted or self.cleaned > 0)
-            if entry.damage is not None and offset < entry.damage.next_offset:
-                raise read_errors.damaged(self.directory, entry.damage)
-        return None
-
-    def _look_again_after(self, error: Exception) -> None:
-        """Retention or compaction took a segment before we used it: look again when they are through."""
-        if not read_errors.is_gone(error):
-            raise error
-        with self._lock:
-            self._look_again()
-
-    def _look_again(self) -> None:
-        """A segment was not what it was taken for: forget what is remembered of the files."""
-
-    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
-        """(offset, timestamp) of the first visible record at or after timestamp_ms; None if there is none."""
-        from mqcore.log.reader import search_time
-
-        for _ in range(3):
-            self.host.check_usable()
-            try:
-                log_start = self.offsets.log_start  # first: brings a follower's segments up to date
-                return search_time(self, self._segments.entries, log_start, timestamp_ms)
-            except OffsetOutOfRangeError:  # retention moved the log start meanwhile
-                continue
-            except (FileNotFoundError, StoreClosedError, StorageError) as error:
-                self._look_again_after(error)
-        raise StorageError("segment files are missing", path=self.directory)
-
-    def aborted(self, from_offset: int, to_offset: int) -> list[Aborted]:
-        """The aborted transactions that overlap [from_offset, to_offset): what read_committed leaves out."""
-        return self._aborted.overlapping(self._segments.entries, from_offset, to_offset)
 
     # -- removal ----------------------------------------------------------------------------------------------------
 
@@ -487,11 +374,13 @@ class PartitionLog:
                 self._exchange.finish()
                 self._exchange = None
 
+    def settle(self) -> None:
+        """When the store closes: let the last append end, and account for it."""
+        with self._lock:
+            self._settle()
+
     def close(self, *, write_indexes: bool) -> None:
-        """Close the segments' handles; views stay valid. write_indexes: for a clean close, after flush."""
-        if write_indexes:
-            with self._lock:
-                self._settle()
+        """Close the segments' handles; views stay valid. write_indexes: for a clean close, after settle and flush."""
         for entry in self._segments.entries:
             if entry.is_open:
                 if write_indexes and not entry.sealed:

@@ -10,7 +10,8 @@ from mqcore.log.checkpoints import Damage
 
 if TYPE_CHECKING:
     from mqcore.log.offsets import Offsets
-    from mqcore.log.partition_log import PartitionLog
+    from mqcore.log.readable import ReadablePartition
+    from mqcore.log.segments import SegmentEntry
 
 
 def is_gone(error: Exception) -> bool:
@@ -18,7 +19,7 @@ def is_gone(error: Exception) -> bool:
     return not isinstance(error, StorageError) or error.where.get("errno") == "ENOENT"
 
 
-def placed(error: CorruptBatchError, log: PartitionLog, offset: int) -> CorruptBatchError:
+def placed(error: CorruptBatchError, log: ReadablePartition, offset: int) -> CorruptBatchError:
     """The same error, with topic, partition and offset."""
     where = {"topic": log.topic, "partition": log.partition, "offset": offset} | {
         name: value for name, value in error.where.items() if value is not None
@@ -26,7 +27,7 @@ def placed(error: CorruptBatchError, log: PartitionLog, offset: int) -> CorruptB
     return CorruptBatchError(error.what, hint=error.hint or "Run `mqcore log verify`", **where)
 
 
-def out_of_range(what: str, log: PartitionLog, offset: int, offsets: Offsets) -> OffsetOutOfRangeError:
+def out_of_range(what: str, log: ReadablePartition, offset: int, offsets: Offsets) -> OffsetOutOfRangeError:
     return OffsetOutOfRangeError(
         what,
         topic=log.topic,
@@ -45,4 +46,13 @@ def damaged(directory: str, damage: Damage) -> CorruptBatchError:
         position=damage.position,
         offset=damage.offset,
         next_offset=damage.next_offset,
+    )
+
+
+def not_as_sealed(path: str, entry: SegmentEntry) -> CorruptBatchError:
+    return CorruptBatchError(
+        "the segment is not as it was sealed, though each batch is good: offsets may be wrong",
+        hint="Seek to next_offset to go on behind it; `mqcore log verify`, then `mqcore log repair`",
+        path=path,
+        next_offset=entry.next_offset,
     )

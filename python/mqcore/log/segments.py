@@ -34,6 +34,7 @@ class SegmentEntry:
         "_opener",
         "_segment",
         "_state",
+        "checked",
         "compacted",
         "created_ms",
         "damage",
@@ -57,6 +58,7 @@ class SegmentEntry:
         self.damage = damage  # what lies between this segment's valid end and the next segment
         self.created_ms = created_ms  # for time-based roll of records without timestamps
         self.compacted = False
+        self.checked = False  # its digest was compared, where offsets may have gaps and only that vouches for them
         self.inode = 0  # of the .log file, where a reader noted it
         self.retired = False  # another segment has its place: its files are gone, or another's
         self._lock = threading.Lock()

@@ -28,7 +28,7 @@ def test_overlaps(store: mqcore.Store) -> None:
                     producer.send("t", b"x")
                 producer.flush()
                 for entry in entries:
-                    log.segments_snapshot()[-1].append_txn(*entry)
+                    log.segments[-1].segment().append_txn(*entry)
                 assert log.log_end_offset == base + 10
                 log.roll()
         everything = sorted(entry for entries in ENTRIES.values() for entry in entries)
@@ -50,7 +50,7 @@ def test_a_follower_sees_them_too(store: mqcore.Store) -> None:
         with mqcore.open(store.path, read_only=True) as other:
             followed = other.log.partition("t", 0)
             assert followed.aborted(0, 10) == []
-            store.log.partition("t", 0).segments_snapshot()[-1].append_txn(7, 0, 0, 1)
-            store.log.partition("t", 0).segments_snapshot()[-1].write_indexes()
+            store.log.partition("t", 0).segments[-1].segment().append_txn(7, 0, 0, 1)
+            store.log.partition("t", 0).segments[-1].segment().write_indexes()
             assert followed.log_end_offset == 1
             assert followed.aborted(0, 10) == [(7, 0, 0, 1)]

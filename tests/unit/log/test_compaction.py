@@ -24,7 +24,7 @@ from mqcore.log.partition_log import PartitionLog
 from mqcore.log.reader import PartitionReader
 from mqcore.log.verify import verify
 from tests.support.batches import TRANSACTIONAL, Plain, encode, marker
-from tests.support.stores import TOPIC, flip, kill, segment_files
+from tests.support.stores import TOPIC, batch_positions, flip, kill, opened, segment_files
 
 CONFIG = {
     "cleanup.policy": "compact",
@@ -313,6 +313,39 @@ def test_damage_ends_a_round_and_changes_nothing(tmp_path: Path) -> None:
         compact(log, clock)
     assert {file.name: file.read_bytes() for file in segment_files(tmp_path / "s")} == before
     store.abandon()
+
+
+def test_a_seal_that_does_not_match_stops_readers_and_rounds(tmp_path: Path) -> None:
+    """Base offsets lie outside the CRC, and compaction leaves gaps: only the digest tells a wrong one."""
+    clock = ManualClock()
+    store, _ = filled(tmp_path / "s", clock)
+    log = store.partition(TOPIC, 0)
+    compact(log, clock)
+    end = log.segments[0].next_offset
+    store.close()
+    file = segment_files(tmp_path / "s")[0]
+    position = batch_positions(file)[-1][0]
+    for damage in (position + 7, position + 30):  # the base offset; a timestamp, of which the CRC tells
+        flip(file, damage)
+        for read_only in (False, True):
+            store = LogStore.open(tmp_path / "s", durability="os", read_only=read_only, clock=clock)
+            log = store.partition(TOPIC, 0)
+            with pytest.raises(CorruptBatchError, match="sealed" if damage == position + 7 else "CRC") as caught:
+                stored(log)
+            if damage == position + 7:
+                assert caught.value.where["next_offset"] == end
+                assert log.read(end) is not None
+                if not read_only:
+                    append(log, [(b"key-1", b"new")] * 9)
+                    log.roll()
+                    with pytest.raises(CorruptBatchError, match=r"sealed|outside its segment"):
+                        compact(log, clock)
+            else:
+                assert log.read(0) is not None  # the batches before it
+            store.close()
+        flip(file, damage)
+    with opened(tmp_path / "s", durability="os", clock=clock) as store:
+        assert stored(store.partition(TOPIC, 0))
 
 
 def test_a_damaged_swap_replaces_nothing(tmp_path: Path) -> None:
