@@ -11,6 +11,7 @@ from mqcore.log.checkpoints import PartitionKey, PartitionState, Session
 from mqcore.log.lock import StoreLock
 from mqcore.log.marks import Marks, page_path
 from mqcore.log.open_report import Finding
+from mqcore.log.orphans import Orphans
 from mqcore.log.recovery import JournalEntry
 from mqcore.log.retention import RetentionClock
 from mqcore.log.topics import METADATA_TOPIC, TopicRegistry
@@ -30,6 +31,7 @@ class WriterOpening:
     def __init__(self, store: LogStore) -> None:
         self._store, self._io, self._where, self._report = store, store.io, store.layout, store.recovery
         self._clean: Mapping[PartitionKey, PartitionState] | None = None
+        self._points: dict[PartitionKey, int] = {}
         self._recoverer: opening.Recoverer
 
     def run(self) -> None:
@@ -46,11 +48,13 @@ class WriterOpening:
             group = store.group_commit()
             if group.damage:
                 report.add(Finding("lost", where.path(layout.JOURNAL), group.damage))
-        self._replay(lambda topic_id: METADATA_TOPIC if topic_id == METADATA_TOPIC.topic_id else None)
+        self._replay({METADATA_TOPIC.topic_id: METADATA_TOPIC}.get)
         self._load([(METADATA_TOPIC, 0)])
         self._open_registry()
         self._sort_directories()
-        self._replay(store.registry.find)
+        orphans = Orphans(io, where, report, self._points)
+        self._replay(store.registry.find, orphans)
+        orphans.finish()
         topics = store.registry.all(internal=True).values()
         self._load([(info, number) for info in topics for number in range(info.partitions)])
         if not report.clean:
@@ -83,7 +87,7 @@ class WriterOpening:
         store = self._store
         store.log_starts = opening.read_points(self._io, self._where.path(layout.LOG_STARTS), self._report)
         store.cleaned = opening.read_points(self._io, self._where.path(layout.CLEANED_OFFSETS), self._report)
-        points = opening.read_points(self._io, self._where.path(layout.RECOVERY_POINTS), self._report)
+        points = self._points = opening.read_points(self._io, self._where.path(layout.RECOVERY_POINTS), self._report)
         store.stale_names = {key.topic for key in (*points, *store.log_starts, *store.cleaned)}
         for key, state in (self._clean or {}).items():
             points[key] = max(points.get(key, 0), state.log_end)  # a clean close synced it all
@@ -139,10 +143,12 @@ class WriterOpening:
             for key in [key for key in offsets if key.topic not in known]:
                 del offsets[key]  # of topics that are gone
 
-    def _replay(self, find: Callable[[uuid.UUID], TopicInfo | None]) -> None:
-        """Redo what the journal proves, of the topics that `find` knows. After a clean close there is nothing."""
+    def _replay(self, find: Callable[[uuid.UUID], TopicInfo | None], orphans: Orphans | None = None) -> None:
+        """Redo what the journal proves, of the topics that `find` knows. orphans: gets what is of no topic that is
+        known or was deleted. After a clean close there is nothing."""
         if self._store.group is None or self._report.clean:
             return
+        gone = {METADATA_TOPIC.topic_id, *(self._store.registry.deleted() if orphans is not None else ())}
         for entry in self._store.group.replay():
             info = find(entry.topic_id)
             if info is not None and entry.partition < info.partitions:
@@ -158,6 +164,8 @@ class WriterOpening:
                         entry.data,
                     ),
                 )
+            elif orphans is not None and entry.topic_id not in gone:
+                orphans.keep(entry)
 
     def _load(self, partitions: list[tuple[TopicInfo, int]]) -> None:
         """Take partitions as a clean close left them; recover those that it did not leave so."""

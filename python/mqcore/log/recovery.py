@@ -113,7 +113,7 @@ class PartitionRecovery:
             return
         self._make_directory(topic_id)
         path = self._path(entry.segment_base)
-        if layout.require_kind(path, "file") and _read_at(path, entry.position, len(entry.data)) == entry.data:
+        if layout.require_kind(path, "file") and read_at(path, entry.position, len(entry.data)) == entry.data:
             return
         self.io.write_at(path, entry.data, entry.position)
         with self._lock:
@@ -229,7 +229,7 @@ class PartitionRecovery:
         # Where nothing valid follows: on with the next segment, or with the first offset that nobody was told of.
         next_offset = following if following is not None else max(self.proven, offset + 1)
         if found.valid_after >= 0:
-            successor: int = _BASE_OFFSET.unpack(_read_at(path, found.valid_after, 8))[0]
+            successor: int = _BASE_OFFSET.unpack(read_at(path, found.valid_after, 8))[0]
             # A successor that repeats offsets, or those of the next segment, is no successor; the latter is also what
             # a crash in the middle of this leaves.
             if max(offset, base + 1) <= successor and (following is None or successor < following):
@@ -260,7 +260,7 @@ class PartitionRecovery:
             self.io.unlink(temporary)
         at, size = position, os.stat(path, follow_symlinks=False).st_size
         while at < size:
-            part = _read_at(path, at, min(_COPY_BYTES, size - at))
+            part = read_at(path, at, min(_COPY_BYTES, size - at))
             self.io.write_at(temporary, part, at - position)
             at += len(part)
         self.io.sync_file(temporary)
@@ -430,7 +430,7 @@ def unused(path: str) -> str:
     return free
 
 
-def _read_at(path: str, position: int, size: int) -> bytes:
+def read_at(path: str, position: int, size: int) -> bytes:
     """Up to `size` bytes at `position`; fewer at the end of the file. A link is not followed."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:

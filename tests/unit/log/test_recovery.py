@@ -7,6 +7,7 @@ fsync and under os, proven by the journal, by a recovery point, or not at all.
 import errno
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -320,6 +321,49 @@ def test_what_a_failed_write_left_behind_a_checkpoint_hides_nothing(tmp_path: Pa
     with opened(kill(store, tmp_path / "image"), durability="fsync") as store:
         assert values_of(store.partition(TOPIC, 0)) == [b"a" * 100, b"d" * 100]
         assert not [one for one in store.recovery.findings if one.what != "cut"]
+
+
+def test_what_the_journal_holds_of_a_deleted_topic_goes_with_it(tmp_path: Path) -> None:
+    store = LogStore.open(tmp_path / "live")
+    store._maintenance.stop()
+    store.create_topic(TOPIC)
+    put(store.partition(TOPIC, 0), b"a")
+    store.delete_topic(TOPIC)
+    with opened(kill(store, tmp_path / "image")) as store:
+        assert store.recovery.of("quarantined") == []
+    assert not (tmp_path / "image" / "quarantine").exists()
+
+
+@pytest.mark.parametrize("lost", ["bytes", "directory", "nothing"])
+def test_what_the_journal_holds_of_a_topic_that_metadata_lost_is_kept(tmp_path: Path, lost: str) -> None:
+    store = LogStore.open(tmp_path / "live")
+    store._maintenance.stop()
+    store.create_topic(TOPIC)
+    put(store.partition(TOPIC, 0), b"old")
+    assert store.group is not None
+    store.group.checkpoint()  # from here on the journal knows nothing of `__metadata`
+    put(store.partition(TOPIC, 0), b"a", b"b")
+    topic_id = store.topic(TOPIC).topic_id
+    image = kill(store, tmp_path / "image")
+    for name in ("topics/__metadata-0", "views", *(["topics/t-0"] if lost == "directory" else [])):
+        shutil.rmtree(image / name)
+    (image / "recovery-point-offset-checkpoint").unlink()
+    if lost == "bytes":
+        os.truncate(segment_files(image)[0], batch_positions(segment_files(image)[0])[0][1])
+    with opened(image) as store:
+        assert store.topics() == {}
+        reasons = [one.reason for one in store.recovery.of("quarantined")]
+        assert sum("journal" in reason for reason in reasons) == (lost != "nothing")
+        image = kill(store, tmp_path / "again")
+    name = TOPIC if lost != "directory" else str(topic_id)
+    with opened(image) as store:
+        assert store.recovery.findings == []
+        if lost == "directory":
+            directory = image / "quarantine" / f"{name}-0"
+            assert b"a" in (directory / f"{0:020d}.log").read_bytes()
+        else:
+            store.adopt(str(image / "quarantine" / f"{name}-0"), TOPIC, 0)
+            assert values_of(store.partition(TOPIC, 0)) == [b"old", b"a", b"b"]
 
 
 @pytest.mark.parametrize("durability", ["fsync", "os"])
