@@ -133,9 +133,12 @@ class Compaction:
         """
         # On disk before a byte moves: the journal holds what lies above them, and would write it to its old position.
         log.host.save_recovery_points()
-        entries = log.segments[: plan.end]
+        entries = [entry for entry in log.segments[:-1] if entry.next_offset <= plan.end]
+        dirty = [entry for entry in entries if entry.next_offset > plan.first_dirty]
+        if not dirty:
+            return Round(end=plan.first_dirty)  # retention was faster
         keys = native.KeyMap(max_bytes=self._map_bytes)
-        end = self._index(keys, log, entries[plan.dirty :], plan.first_dirty)
+        end = self._index(keys, log, dirty, plan.first_dirty)
         if end <= plan.first_dirty:
             raise InvalidConfigError(
                 "the key map holds not even the keys of one batch",

@@ -32,11 +32,13 @@ class Candidate(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A round. Segments 0 .. end - 1 are copied, those from index `dirty` on are read into the key map first."""
+    """A round. The segments that end at `end` or below are copied, the dirty ones are read into the key map first.
 
-    first_dirty: int  # offset
-    dirty: int  # index of the segment that holds it
-    end: int  # index
+    By offset: segments may go between the plan and the round.
+    """
+
+    first_dirty: int  # offset: segments that end above it are dirty
+    end: int  # offset
     clean_bytes: int
     dirty_bytes: int
     overdue: bool  # max.compaction.lag.ms passed for a record of it
@@ -62,25 +64,24 @@ def plan(
     if not segments:
         return None
     first_dirty = cleaned if log_start <= cleaned <= segments[-1].next_offset else log_start
-    lag, end, dirty, clean_bytes, dirty_bytes, oldest = config.min_compaction_lag_ms, 0, -1, 0, 0, -1
-    for index, segment in enumerate(segments[:-1]):
+    lag, end, clean_bytes, dirty_bytes, oldest, any_dirty = config.min_compaction_lag_ms, 0, 0, 0, -1, False
+    for segment in segments[:-1]:
         is_dirty = segment.next_offset > first_dirty
         too_young = is_dirty and lag > 0 and segment.max_timestamp > now_ms - lag
         if not segment.ready or segment.next_offset > limit or too_young:
             break
-        end = index + 1
+        end = segment.next_offset
         if not is_dirty:
             clean_bytes += segment.size
             continue
-        if dirty < 0:
-            dirty = index
+        any_dirty = True
         dirty_bytes += segment.size
         if segment.size and segment.first_timestamp >= 0:
             oldest = segment.first_timestamp if oldest < 0 else min(oldest, segment.first_timestamp)
-    if dirty < 0:
+    if not any_dirty:
         return None
     overdue = 0 <= oldest < now_ms - config.max_compaction_lag_ms
-    return Plan(first_dirty, dirty, end, clean_bytes, dirty_bytes, overdue)
+    return Plan(first_dirty, end, clean_bytes, dirty_bytes, overdue)
 
 
 def groups(sizes: Sequence[tuple[int, int, int]], *, segment_bytes: int, index_bytes: int) -> list[tuple[int, int]]:

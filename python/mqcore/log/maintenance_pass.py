@@ -4,16 +4,21 @@ Invariants:
     1. A step looks at every partition, also at those that nobody asked for since the open, but makes a log only where
        there is something to do.
     2. Nothing goes by the wall clock alone (retention.RetentionClock).
+    3. Each step holds the store's lock, which changes of topics wait for; a round of compaction, which may take minutes
+       (its I/O is bounded), holds its partition's `compaction_lock` instead. It gives up when its topic is deleted or the
+       store closes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mqcore.errors import MQError
+from mqcore.errors import MQError, StoreClosedError
 from mqcore.log import checkpoints, compaction, layout, removal, retention
 from mqcore.log.checkpoints import PartitionKey, PartitionState
 from mqcore.log.compaction import Compaction
@@ -22,9 +27,11 @@ from mqcore.log.report import MaintenanceReport
 from mqcore.log.retention import SegmentFacts
 from mqcore.log.seal import Pace, Sealer
 from mqcore.log.segments import UNKNOWN
+from mqcore.log.topics import METADATA_TOPIC
 from mqcore.types import Durability
 
 if TYPE_CHECKING:
+    from mqcore.log.compaction_plan import Plan
     from mqcore.log.manager import LogStore
     from mqcore.log.partition_log import PartitionLog
     from mqcore.log.topics import TopicInfo
@@ -38,10 +45,12 @@ COMPACTION_BUDGET_BYTES = 256 << 20
 class Housekeeper:
     """What a store's passes remember from one to the next. One thread at a time."""
 
-    def __init__(self, store: LogStore) -> None:
-        self._store = store
-        io_bytes = store.config.log_cleaner_io_max_bytes_per_second
-        self._compaction = Compaction(map_bytes=store.config.log_cleaner_dedupe_buffer_size, pause=Pace(io_bytes))
+    def __init__(self, store: LogStore, lock: threading.RLock) -> None:
+        self._store, self._lock = store, lock
+        self._pace = Pace(store.config.log_cleaner_io_max_bytes_per_second)
+        self._compaction = Compaction(map_bytes=store.config.log_cleaner_dedupe_buffer_size, pause=self._pause)
+        self._compacting: PartitionLog | None = None
+        self._stopping = False
         self._sealer = Sealer(store.io, Pace(store.config.seal_io_max_bytes_per_second))
 
     def run(self) -> MaintenanceReport:
@@ -61,13 +70,18 @@ class Housekeeper:
         ]
         for step in steps:
             try:
-                with os_errors("maintenance", self._store.path):
+                lock = contextlib.nullcontext() if step == self._compact else self._lock
+                with os_errors("maintenance", self._store.path), lock:
                     step(report)
             except MQError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
         return report
+
+    def stop(self) -> None:
+        """The store is closing: a round that is running gives up."""
+        self._stopping = True
 
     def forget(self, log: PartitionLog) -> None:
         """A partition's files changed under their names."""
@@ -108,23 +122,43 @@ class Housekeeper:
 
     def _compact(self, report: MaintenanceReport) -> None:
         """One round each for the partitions that are due, the dirtiest first, within the pass's budget."""
-        store, now_ms, due = self._store, self._store.clock.wall_ms(), []
-        for info, key, state in self._held():
-            if info.config.compacted and len(state.segments) > 1:
-                log = store.partitions.log_of(info, key.partition)
-                plan = compaction.plan(log, cleaned=log.cleaned, now_ms=now_ms)
-                if plan is not None and plan.is_due(info.config):
-                    due.append((plan.overdue, plan.ratio, plan, log))
-        due.sort(key=lambda one: one[:2], reverse=True)
-        left = COMPACTION_BUDGET_BYTES
-        for _, _, plan, log in due:
+        now_ms, left = self._store.retention_clock.now_ms(), COMPACTION_BUDGET_BYTES
+        with self._lock:
+            due = self._due(now_ms)
+        for plan, log in due:
             if left <= 0:
                 break
-            done = self._compaction.run(log, plan, now_ms)
-            store.note_cleaned(log, done.end)
+            with log.compaction_lock:
+                self._compacting = log
+                try:
+                    done = self._compaction.run(log, plan, now_ms)
+                    self._store.note_cleaned(log, done.end)
+                except MQError:
+                    if log.deleted:
+                        continue
+                    raise
             self._sealer.forget(log)
             report.compacted += 1
             left -= plan.clean_bytes + plan.dirty_bytes
+
+    def _due(self, now_ms: int) -> list[tuple[Plan, PartitionLog]]:
+        """The rounds that are due, the dirtiest first."""
+        due = []
+        for info, key, state in self._held():
+            if info.config.compacted and len(state.segments) > 1:
+                log = self._store.partitions.log_of(info, key.partition)
+                plan = compaction.plan(log, cleaned=log.cleaned, now_ms=now_ms)
+                if plan is not None and plan.is_due(info.config):
+                    due.append((plan, log))
+        return sorted(due, key=lambda one: (one[0].overdue, one[0].ratio), reverse=True)
+
+    def _pause(self, size: int) -> None:
+        """Called by a round with each number of bytes that it read or wrote."""
+        if self._stopping:
+            raise StoreClosedError("the store is closing", path=self._store.path)
+        assert self._compacting is not None
+        self._compacting.check_there()
+        self._pace(size)
 
     def _digest(self, report: MaintenanceReport) -> None:
         if self._store.durability == Durability.MEMORY:
@@ -144,8 +178,8 @@ class Housekeeper:
         report.removed = removal.remove_condemned(self._store)
 
     def _held(self) -> Iterator[tuple[TopicInfo, PartitionKey, PartitionState]]:
-        """The partitions of known topics that hold anything."""
-        topics = self._store.registry.all(internal=True)
+        """The partitions of known topics that hold anything, `__metadata` among them: topics come and go for ever."""
+        topics = {METADATA_TOPIC.name: METADATA_TOPIC, **self._store.registry.all(internal=True)}
         for key, state in self._store.partitions.states():
             info = topics.get(key.topic)
             if info is not None and info.topic_id == state.topic_id:

@@ -6,7 +6,8 @@ Invariants:
     3. After close, and in a forked child, every call raises; views that were handed out stay valid.
     4. A clean close leaves nothing to recover: everything is synced, and clean-shutdown says what is there. If any of
        that fails, clean-shutdown is not written, and the next open recovers.
-Locks: `_lock` serialises passes of maintenance, changes of topics and the close; it is taken first of all.
+Locks: `_pass_lock` (one pass of maintenance at a time, none beside the close), then `_lock`, which serialises changes of
+topics, the close and the steps of a pass but for the rounds of compaction; every other lock comes after them.
 """
 
 from __future__ import annotations
@@ -89,14 +90,14 @@ class LogStore:
         self.cleaned: dict[PartitionKey, int] = {}  # up to where compaction came
         self.condemned: list[str] = []  # directories of deleted topics
         self.stale_names: set[str] = set()  # deleted topics of which the offset files may still say something
-        self._lock = threading.RLock()
+        self._pass_lock, self._lock = threading.Lock(), threading.RLock()
         # Guards `group` alone, a leaf: partitions are made under their own lock, while maintenance holds _lock and
         # takes theirs.
         self._group_lock = threading.Lock()
         # What is written last must be what was known last, and two writers of one file would share a temporary one.
         self._points_lock, self._starts_lock = threading.Lock(), threading.Lock()
         self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
-        self._housekeeper = Housekeeper(self)
+        self._housekeeper = Housekeeper(self, self._lock)
         self.to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()  # they have rolled segments without their seal
         self._closed = self._forked = False
         self._ready = False
@@ -243,6 +244,8 @@ class LogStore:
         log = self.partitions.drop(PartitionKey(info.name, number))
         if log is not None:
             log.mark_deleted()
+            with log.compaction_lock:
+                pass  # a round that is running gives up at its next step: the directory's name may be used again
             if self.group is not None:
                 self.group.discard(log)
         self.log_starts.pop(PartitionKey(info.name, number), None)
@@ -381,7 +384,7 @@ class LogStore:
         """One pass of seals, checkpoints, retention, compaction, digests and view commits. The maintenance thread
         runs it by itself. Raises the first error that a step met; the others ran all the same."""
         self.check_writable()
-        with self._lock:
+        with self._pass_lock:
             self.check_writable()
             return self._housekeeper.run()
 
@@ -414,8 +417,9 @@ class LogStore:
         with self._lock:
             if self._closed:
                 return
+        self._housekeeper.stop()
         self._maintenance.stop()
-        with self._lock:
+        with self._pass_lock, self._lock:
             if self._closed:
                 return
             self._closed = True
@@ -454,6 +458,7 @@ class LogStore:
     def abandon(self) -> None:
         """Let go without a word to the disk: what a crash does, but for the descriptors."""
         self._closed = True
+        self._housekeeper.stop()
         self._maintenance.stop()
         with contextlib.ExitStack() as last:  # from the end: the lock goes whatever the others raise
             if self.store_lock is not None:

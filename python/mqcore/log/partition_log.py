@@ -75,6 +75,7 @@ class PartitionLog(ReadablePartition):
         self._exchange: Exchange | None = None
         self._begun: tuple[Segment, memoryview, int, int] | None = None  # an append: segment, bytes, position, offset
         self._lock = threading.Lock()
+        self.compaction_lock = threading.Lock()  # held for a round; before _lock
         # One seals at a time (maintenance, checkpoints, an appender whose seals are behind). After _lock, never before.
         self._seal_lock = threading.Lock()
         self._state_lock = threading.Lock()
@@ -118,7 +119,7 @@ class PartitionLog(ReadablePartition):
         if append_time < 0 and from_outside:
             check_timestamps(chunk, config, now_ms)
         with self._lock:
-            self._check_there()
+            self.check_there()
             base_offset = self._settle()
             segment = self._segment_for(len(view), chunk, now_ms)
             if from_outside:
@@ -156,7 +157,7 @@ class PartitionLog(ReadablePartition):
             try:
                 group.wait(self, next_offset, timeout_s)
             except InvariantError:  # of a deleted topic nothing is known there
-                self._check_there()
+                self.check_there()
                 raise
 
     def commit_soon(self) -> None:
@@ -251,7 +252,7 @@ class PartitionLog(ReadablePartition):
         """Begin a new segment, if the active one holds anything."""
         self.host.check_writable()
         with self._lock:
-            self._check_there()
+            self.check_there()
             base, last = self._settle(), self._segments.last
             if last is not None and last.size:
                 self._begin_epoch(base)
@@ -309,7 +310,7 @@ class PartitionLog(ReadablePartition):
         stay valid. OffsetOutOfRangeError: `offset` is past the last stable offset."""
         self.host.check_writable()
         with self._lock:
-            self._check_there()  # its name may be another topic's by now, and log starts go by name
+            self.check_there()  # its name may be another topic's by now, and log starts go by name
             self._settle()
             offsets = self._offsets
             if not 0 <= offset <= offsets.last_stable:

@@ -88,7 +88,7 @@ class ReadablePartition:
         offsets = self.offsets
         return offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
 
-    def _check_there(self) -> None:
+    def check_there(self) -> None:
         """Under `_lock`: for good, as far as what follows is concerned. A close and a delete take it after they began."""
         self.host.check_usable()
         if self.deleted:
@@ -106,7 +106,7 @@ class ReadablePartition:
         seek past `next_offset` in its `where`), StorageError. Takes no lock.
         """
         for _ in range(3):
-            self._check_there()
+            self.check_there()
             offsets = self.offsets
             end = offsets.last_stable if isolation == READ_COMMITTED else offsets.high_watermark
             if not offsets.log_start <= offset <= offsets.log_end:

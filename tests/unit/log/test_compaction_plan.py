@@ -21,7 +21,7 @@ def segments(*sizes: int, ready: bool = True) -> list[Candidate]:
 def test_everything_sealed_below_the_limit() -> None:
     found = plan(segments(10, 20, 30, 40), CONFIG, cleaned=0, log_start=0, limit=400, now_ms=NOW)
     assert found is not None
-    assert (found.first_dirty, found.dirty, found.end) == (0, 0, 3)
+    assert (found.first_dirty, found.end) == (0, 300)
     assert (found.clean_bytes, found.dirty_bytes, found.ratio) == (0, 60, 1.0)
     assert found.is_due(CONFIG)
 
@@ -29,7 +29,7 @@ def test_everything_sealed_below_the_limit() -> None:
 def test_what_was_cleaned_counts_as_clean() -> None:
     found = plan(segments(10, 20, 30, 40), CONFIG, cleaned=200, log_start=0, limit=400, now_ms=NOW)
     assert found is not None
-    assert (found.first_dirty, found.dirty, found.clean_bytes, found.dirty_bytes, found.ratio) == (200, 2, 30, 30, 0.5)
+    assert (found.first_dirty, found.clean_bytes, found.dirty_bytes, found.ratio) == (200, 30, 30, 0.5)
     assert found.is_due(CONFIG)
     assert not found.is_due(TopicConfig.parse({"min.cleanable.dirty.ratio": 0.6}))
     overdue = TopicConfig.parse({"min.cleanable.dirty.ratio": 0.6, "max.compaction.lag.ms": NOW - 2001})
@@ -53,15 +53,15 @@ def test_limits() -> None:
     assert plan(four, CONFIG, cleaned=300, log_start=0, limit=400, now_ms=NOW) is None
     low = plan(four, CONFIG, cleaned=0, log_start=0, limit=299, now_ms=NOW)
     assert low is not None
-    assert low.end == 2
+    assert low.end == 200
     four[1] = four[1]._replace(ready=False)
     damaged = plan(four, CONFIG, cleaned=0, log_start=0, limit=400, now_ms=NOW)
     assert damaged is not None
-    assert damaged.end == 1
+    assert damaged.end == 100
     young = TopicConfig.parse({"min.compaction.lag.ms": NOW - 1500})
     lagging = plan(segments(10, 20, 30, 40), young, cleaned=0, log_start=0, limit=400, now_ms=NOW)
     assert lagging is not None
-    assert lagging.end == 1
+    assert lagging.end == 100
 
 
 def test_groups() -> None:
