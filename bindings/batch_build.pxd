@@ -43,6 +43,8 @@ cdef extern from "mqcore/batch_build.h" nogil:
         int32_t width
         const uint8_t *valid
         size_t valid_start
+        const void *const *ahead
+        size_t ahead_count
     ctypedef struct mq_rows:
         mq_column keys
         mq_column values

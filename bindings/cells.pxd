@@ -5,6 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SI
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.sequence cimport PySequence_Fast_ITEMS
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 from libc.stdlib cimport atol
 
@@ -32,13 +33,6 @@ cdef extern from *:
         void *private_data;
     };
     #endif
-    /* The header, the first and the second line of a bytes object's data: a list's objects lie anywhere. */
-    static inline void mq_prefetch_object(const void *object)
-    {
-        __builtin_prefetch(object, 0, 0); /* read once */
-        __builtin_prefetch((const char *)object + 64, 0, 0);
-        __builtin_prefetch((const char *)object + 128, 0, 0);
-    }
     """
     ctypedef struct ArrowSchema "struct ArrowSchema":
         const char *format
@@ -49,11 +43,11 @@ cdef extern from *:
         int64_t offset
         int64_t n_buffers
         const void **buffers
-    void mq_prefetch_object(const void *object) noexcept nogil
 
 
 cdef enum:
     GATHERED = 32  # items of a list that are pointed at before they are copied
+    LEAD = 16  # items by which fetching is ahead of pointing: then headers too are there when they are read
 
 
 # A column of send_many, handed from module to module as PyCapsule("mqcore.cells"): an array (items NULL, c points into
@@ -123,12 +117,9 @@ cdef inline bint gather(list items, Py_ssize_t start, Py_ssize_t count, const ui
 
     start + count <= len(items). The pointers are borrowed: good until Python code runs or the GIL is released.
     """
-    cdef Py_ssize_t i, ahead, end = len(items), size  # a block ahead: they arrive while this one is copied
+    cdef Py_ssize_t i, size
     cdef PyObject *item
     for i in range(count):
-        ahead = start + i + GATHERED
-        if ahead < end:
-            mq_prefetch_object(PyList_GET_ITEM(items, ahead))
         item = PyList_GET_ITEM(items, start + i)
         if PyBytes_CheckExact(<object>item):
             size = PyBytes_GET_SIZE(<object>item)
@@ -169,6 +160,10 @@ cdef inline bint cells_from(const Cells *cells, Py_ssize_t start, Py_ssize_t cou
     c[0] = cells.c
     c.pointers = pointers
     c.sizes = sizes
+    # A list's objects lie anywhere: those of the next block are fetched while this one is copied.
+    cdef Py_ssize_t left = len(<list>cells.items) - start - count - LEAD
+    c.ahead = <const void *const *>PySequence_Fast_ITEMS(<list>cells.items) + start + count + LEAD
+    c.ahead_count = <size_t>min(count, max(left, 0))
     return True
 
 

@@ -28,19 +28,24 @@ cdef class Column:
 
     def __cinit__(self, source not None):
         self.cells.c.kind = MQ_COLUMN_POINTERS
-        if isinstance(source, (str, bytes, bytearray)):
+        if type(source) is list:  # first: to ask a list for what it has not costs as much as all of this
+            # With a GIL a list is read in place: no other thread runs between reading an item and copying its bytes.
+            self.listed(list(source) if FREE_THREADED else source)
+        elif isinstance(source, (str, bytes, bytearray)):
             raise TypeError(f"one {type(source).__name__} where many values belong: use send, or a list")
-        if hasattr(source, "__arrow_c_array__"):
+        elif hasattr(source, "__arrow_c_array__"):
             self.source = source.__arrow_c_array__()
             self.cells.count = arrow_column(self.source, &self.cells.c)
         elif hasattr(source, "__array_interface__") or isinstance(source, memoryview):
             self.cells.count = rows_column(source, &self.view.buffer, &self.cells.c)
             self.viewed = True
         else:
-            # With a GIL a list is read in place: no other thread runs between reading an item and copying its bytes.
-            self.items = source if type(source) is list and not FREE_THREADED else list(source)
-            self.cells.items = <PyObject *>self.items
-            self.cells.count = len(self.items)
+            self.listed(list(source))
+
+    cdef void listed(self, list items) noexcept:
+        self.items = items
+        self.cells.items = <PyObject *>items
+        self.cells.count = len(items)
 
     def __dealloc__(self):
         if self.viewed:
@@ -57,5 +62,4 @@ cdef class Column:
         if len(self.items) < self.cells.count:
             raise ValueError("a list was changed while it was sent")
         # bytes(memoryview(..)), not bytes(..): that would make n zeros of a number n.
-        self.items = [item if item is None or type(item) is bytes else bytes(memoryview(item)) for item in self.items]
-        self.cells.items = <PyObject *>self.items
+        self.listed([item if item is None or type(item) is bytes else bytes(memoryview(item)) for item in self.items])

@@ -4,6 +4,8 @@
 
 #include "mqcore/hash.h"
 
+enum { HEAD_ROOM = 24, DELTA_ONE = 64, DELTA_TWO = 8192 /* first offset deltas that take two and three bytes */ };
+
 void mq_chunk_init(mq_chunk *c, uint8_t *bytes, size_t capacity, size_t batch_bytes, size_t batch_max)
 {
     memset(c, 0, sizeof *c);
@@ -79,6 +81,11 @@ static inline __attribute__((always_inline)) bool cell(const mq_column *c, mq_co
     }
     switch (kind) {
     case MQ_COLUMN_POINTERS:
+        if (i < c->ahead_count) {
+            __builtin_prefetch(c->ahead[i], 0, 3);
+            __builtin_prefetch((const uint8_t *)c->ahead[i] + 64, 0, 3);
+            __builtin_prefetch((const uint8_t *)c->ahead[i] + 128, 0, 3);
+        }
         *bytes = c->pointers[i];
         *size = c->sizes[i];
         return true;
@@ -107,13 +114,101 @@ static inline __attribute__((always_inline)) bool cell(const mq_column *c, mq_co
     return true;
 }
 
+/* What stands before the value in a record without key: length, attributes, deltas, key size, value size. Records of one
+ * run differ in the offset delta alone as long as their values are of one size. */
+typedef struct head {
+    uint8_t bytes[HEAD_ROOM];
+    size_t size;
+    size_t delta_at;    /* of the offset delta */
+    size_t whole;       /* bytes of the whole record */
+    int32_t value_size; /* -1: null */
+    bool two;           /* the offset delta has two bytes, not one */
+} head;
+
+static void head_make(head *h, int64_t timestamp_delta, int32_t offset_delta, int32_t value_size)
+{
+    const mq_record r = {NULL, NULL, NULL, 0, -1, value_size, 0};
+    const size_t body = mq_record_body_size(&r, timestamp_delta, offset_delta);
+    uint8_t *p = mq_put_varint(h->bytes, (int64_t)body);
+    h->whole = (size_t)(p - h->bytes) + body;
+    *p++ = 0;
+    p = mq_put_varint(p, timestamp_delta);
+    h->delta_at = (size_t)(p - h->bytes);
+    h->two = offset_delta >= DELTA_ONE;
+    p = mq_put_varint(p, offset_delta);
+    p = mq_put_varint(mq_put_varint(p, -1), value_size);
+    h->size = (size_t)(p - h->bytes);
+    h->value_size = value_size;
+}
+
+/* memcpy without a call for the sizes of most messages: both ends, which overlap in the middle. */
+static inline __attribute__((always_inline)) void copy_value(uint8_t *to, const uint8_t *from, size_t size)
+{
+    if (size - 64 <= 64) {
+        memcpy(to, from, 64);
+        memcpy(to + size - 64, from + size - 64, 64);
+    } else if (size - 32 <= 32) {
+        memcpy(to, from, 32);
+        memcpy(to + size - 32, from + size - 32, 32);
+    } else if (size > 0) {
+        memcpy(to, from, size);
+    }
+}
+
+/* Append records of one timestamp and without keys to the open batch, for as long as there is room; the first one that
+ * needs more (another batch, a third byte for its delta, an error) is mq_chunk_put's. Returns the index after the last
+ * that went in. What changes is kept in locals: a store of bytes could otherwise change the chunk, for all that the
+ * compiler knows. */
+static inline __attribute__((always_inline)) size_t put_run(mq_chunk *c, const mq_rows *rows, mq_column_kind values,
+                                                            size_t i, size_t end)
+{
+    if (c->batch_records == 0 || c->batch_records >= DELTA_TWO || rows->timestamp < 0)
+        return i;
+    const int64_t delta = rows->timestamp - c->base_timestamp; /* both >= 0: no overflow */
+    uint8_t *p = c->bytes + c->size, *const stop = c->bytes + c->capacity;
+    uint8_t *const full =
+        c->batch_bytes < c->capacity - c->batch_start ? c->bytes + c->batch_start + c->batch_bytes : stop;
+    int32_t records = c->batch_records;
+    head h;
+    head_make(&h, delta, records, -1);
+    for (; i < end && records < DELTA_TWO; i++, records++) {
+        const uint8_t *value;
+        int32_t size;
+        if (!cell(&rows->values, values, i, &value, &size) || size < -1)
+            break;
+        if (size != h.value_size || h.two != (records >= DELTA_ONE))
+            head_make(&h, delta, records, size);
+        if ((size_t)(stop - p) < HEAD_ROOM || p > full || h.whole > (size_t)(full - p))
+            break;
+        memcpy(p, h.bytes, HEAD_ROOM);
+        if (h.two) {
+            p[h.delta_at] = (uint8_t)(2 * records | 0x80);
+            p[h.delta_at + 1] = (uint8_t)(records >> 6);
+        } else {
+            p[h.delta_at] = (uint8_t)(2 * records);
+        }
+        if (size > 0)
+            copy_value(p + h.size, value, (size_t)size);
+        p += h.whole;
+        p[-1] = 0; /* no headers */
+    }
+    if (rows->timestamp > c->max_timestamp && records > c->batch_records)
+        c->max_timestamp = rows->timestamp;
+    c->size = (size_t)(p - c->bytes);
+    c->batch_records = records;
+    return i;
+}
+
 /* The loop of mq_chunk_put_rows for one kind of values: kinds are constants where it is inlined. */
 static inline __attribute__((always_inline)) size_t put_rows(mq_chunk *c, const mq_rows *rows, mq_column_kind keys,
                                                              mq_column_kind values, size_t first, size_t end,
                                                              mq_status *status)
 {
     mq_record r = {NULL, NULL, NULL, rows->timestamp, -1, -1, 0};
+    *status = MQ_OK;
     for (size_t i = first; i < end; i++) {
+        if (keys == MQ_COLUMN_NULL && rows->timestamps == NULL && (i = put_run(c, rows, values, i, end)) == end)
+            break;
         if (!cell(&rows->values, values, i, &r.value, &r.value_size) ||
             (keys != MQ_COLUMN_NULL && !cell(&rows->keys, keys, i, &r.key, &r.key_size))) {
             *status = MQ_EINVAL;
@@ -124,7 +219,6 @@ static inline __attribute__((always_inline)) size_t put_rows(mq_chunk *c, const 
         if ((*status = mq_chunk_put(c, &r)) != MQ_OK)
             return i - first;
     }
-    *status = MQ_OK;
     return end - first;
 }
 

@@ -177,9 +177,57 @@ static void test_every_kind_of_column_writes_the_same(void)
             CHECK(walk_chunk(&c) == 4);
             if (i == 0)
                 memcpy(expected, room, sizeof room);
-            CHECK(memcmp(expected, room, sizeof room) == 0);
+            CHECK(memcmp(expected, room, c.size) == 0);
         }
     free((void *)(uintptr_t)base);
+}
+
+static void test_a_run_of_rows_lies_there_as_if_put_one_by_one(void)
+{
+    enum { N = 9000, SIZES = 10 }; /* past the offset deltas of one, two and three bytes */
+    static const int32_t sizes_of[SIZES] = {-1, 0, 1, 31, 32, 63, 64, 128, 129, 300};
+    static const size_t batch_bytes[] = {1 << 20, 65536, 700, 61};
+    static int32_t sizes[N];
+    static const uint8_t *pointers[N];
+    uint8_t *base = malloc(300);
+    for (int i = 0; i < 300; i++)
+        base[i] = (uint8_t)(i * 7);
+    for (size_t turn = 0; turn < 40; turn++) {
+        /* Of one size for a while, then of another; and, some turns, so small that all fit one batch. */
+        for (int i = 0; i < N; i++) {
+            sizes[i] = turn % 5 == 0 ? (int32_t)(turn % 2) : sizes_of[(size_t)(i / (int)(1 + turn)) % SIZES];
+            pointers[i] = sizes[i] < 0 ? NULL : base + 300 - sizes[i]; /* an over-read shows */
+        }
+        const size_t room = turn % 3 == 0 ? 5000 + turn : 2 << 20;
+        uint8_t *one = malloc(room), *all = malloc(room);
+        mq_chunk a, b;
+        mq_chunk_init(&a, one, room, batch_bytes[turn % 4], 1 << 20);
+        mq_chunk_init(&b, all, room, batch_bytes[turn % 4], 1 << 20);
+        const mq_record first = {base, base, NULL, 5000, 3, 4, 0}; /* later than the run: negative deltas */
+        CHECK(mq_chunk_put(&a, &first) == MQ_OK && mq_chunk_put(&b, &first) == MQ_OK);
+        size_t put = 0;
+        for (; put < N; put++) {
+            const mq_record r = {NULL, pointers[put], NULL, turn % 2 == 0 ? 4000 : 900000, -1, sizes[put], 0};
+            if (mq_chunk_put(&a, &r) != MQ_OK)
+                break;
+        }
+        const mq_rows rows = {.values = {.kind = MQ_COLUMN_POINTERS,
+                                         .pointers = pointers,
+                                         .sizes = sizes,
+                                         .ahead = (const void *const *)pointers,
+                                         .ahead_count = N / 2},
+                              .timestamp = turn % 2 == 0 ? 4000 : 900000};
+        mq_status status;
+        CHECK(mq_chunk_put_rows(&b, &rows, 0, N, &status) == put && status == (put == N ? MQ_OK : MQ_EFULL));
+        CHECK(a.size == b.size && a.max_timestamp == b.max_timestamp && mq_chunk_records(&a) == mq_chunk_records(&b));
+        mq_chunk_seal(&a);
+        mq_chunk_seal(&b);
+        CHECK(memcmp(one, all, a.size) == 0);
+        CHECK(walk_chunk(&b) == (int64_t)put + 1);
+        free(one);
+        free(all);
+    }
+    free(base);
 }
 
 static void test_bad_columns_stop_at_their_row(void)
@@ -262,6 +310,7 @@ int main(void)
     RUN(test_batches_keep_their_limits);
     RUN(test_sequences_wrap_as_kafkas);
     RUN(test_every_kind_of_column_writes_the_same);
+    RUN(test_a_run_of_rows_lies_there_as_if_put_one_by_one);
     RUN(test_bad_columns_stop_at_their_row);
     RUN(test_keyed_rows_go_where_kafka_puts_them);
     RUN(test_repack_moves_down_and_keeps_what_does_not_shrink);

@@ -3,7 +3,7 @@
  * A chunk is a buffer of the caller's that fills from the left: sealed batches back to back, then at most one open one.
  * Invariants:
  *   I1  batch_start <= size <= capacity. [0, batch_start) are whole sealed batches; [batch_start, size) is the open
- *       one (empty, or room for its header and batch_records whole records).
+ *       one (empty, or room for its header and batch_records whole records). Bytes from size to capacity mean nothing.
  *   I2  a record goes in whole or not at all; a batch over batch_bytes holds one record, and none is over batch_max.
  *   I3  sealed batches count offsets from 0 (the first one's base_offset is 0, the next one's the records before it) and
  *       have leader epoch -1: the log stamps both. Their CRC is right, unless seal_later: then mq_batch_repack makes it.
@@ -147,8 +147,10 @@ typedef struct mq_column {
     const int64_t *offsets64;
     ptrdiff_t stride;
     int32_t width;
-    const uint8_t *valid; /* Arrow's bitmap, least bit first, a 0 is null; NULL: none is */
-    size_t valid_start;   /* bit of cell 0 */
+    const uint8_t *valid;     /* Arrow's bitmap, least bit first, a 0 is null; NULL: none is */
+    size_t valid_start;       /* bit of cell 0 */
+    const void *const *ahead; /* POINTERS: what is read soon; cell i fetches three lines from ahead[i] on, a hint */
+    size_t ahead_count;
 } mq_column;
 
 /* Many records: cell i of keys and of values, timestamps[i] or, where that is NULL, timestamp. */
