@@ -30,7 +30,7 @@ cdef class Column:
         self.cells.c.kind = MQ_COLUMN_POINTERS
         if type(source) is list:  # first: to ask a list for what it has not costs as much as all of this
             # With a GIL a list is read in place: no other thread runs between reading an item and copying its bytes.
-            self.listed(list(source) if FREE_THREADED else source)
+            self.items = list(source) if FREE_THREADED else source
         elif isinstance(source, (str, bytes, bytearray)):
             raise TypeError(f"one {type(source).__name__} where many values belong: use send, or a list")
         elif hasattr(source, "__arrow_c_array__"):
@@ -40,12 +40,10 @@ cdef class Column:
             self.cells.count = rows_column(source, &self.view.buffer, &self.cells.c)
             self.viewed = True
         else:
-            self.listed(list(source))
-
-    cdef void listed(self, list items) noexcept:
-        self.items = items
-        self.cells.items = <PyObject *>items
-        self.cells.count = len(items)
+            self.items = list(source)
+        if self.items is not None:
+            self.cells.items = <PyObject *>self.items
+            self.cells.count = len(self.items)
 
     def __dealloc__(self):
         if self.viewed:
@@ -62,4 +60,5 @@ cdef class Column:
         if len(self.items) < self.cells.count:
             raise ValueError("a list was changed while it was sent")
         # bytes(memoryview(..)), not bytes(..): that would make n zeros of a number n.
-        self.listed([item if item is None or type(item) is bytes else bytes(memoryview(item)) for item in self.items])
+        self.items = [item if item is None or type(item) is bytes else bytes(memoryview(item)) for item in self.items]
+        self.cells.items = <PyObject *>self.items  # of them as many as there were first: keys and times are as many
