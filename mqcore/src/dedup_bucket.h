@@ -24,13 +24,23 @@ enum { SLOT_FEW = 0, SLOT_ARRAY = 1, SLOT_LEAVES = 2 };
 enum { PACK_FEW = 0, PACK_ARRAY = 1, PACK_RUNS = 2, PACK_BITS = 3 };
 enum { SLOT_FEW_MAX = 4, ARRAY_MAX = 4096, LEAF_WORDS_MAX = 64, BITS_WORDS = 4096 /* uint16 words of 2^16 bits */ };
 
+/* 32 bytes for each millisecond in use, so nothing is kept that can be counted. */
 typedef struct mq_leaves {
-    uint32_t count;
-    uint16_t total; /* words in use */
-    uint16_t start[16];
-    uint8_t words[16]; /* 0 or a power of two up to LEAF_WORDS_MAX */
+    uint16_t end[16]; /* first word after each leaf; a leaf has 0 words or a power of two up to LEAF_WORDS_MAX */
     uint64_t bits[];
 } mq_leaves;
+
+static inline uint32_t mq_leaf_start(const mq_leaves *leaves, uint32_t leaf)
+{
+    return leaf == 0 ? 0 : leaves->end[leaf - 1];
+}
+
+/* Index of the word of a low half; UINT32_MAX: its leaf does not reach so far. */
+static inline uint32_t mq_leaf_word(const mq_leaves *leaves, uint32_t low)
+{
+    const uint32_t leaf = low >> 12, at = mq_leaf_start(leaves, leaf) + ((low & 4095) >> 6);
+    return at < leaves->end[leaf] ? at : UINT32_MAX;
+}
 
 typedef struct mq_slot {
     uint16_t key; /* local id >> 16 */
@@ -138,15 +148,13 @@ static inline int mq_bucket_set_fast(mq_bucket *b, uint32_t local)
     const mq_slot *slot = &b->u.slots[b->hint];
     if (slot->key != local >> 16 || slot->kind != SLOT_LEAVES)
         return -1;
-    mq_leaves *leaves = slot->u.leaves;
-    const uint32_t leaf = (local >> 12) & 15, word = (local & 4095) >> 6;
-    if (word >= leaves->words[leaf])
+    const uint32_t word = mq_leaf_word(slot->u.leaves, (uint16_t)local);
+    if (word == UINT32_MAX)
         return -1;
-    uint64_t *bits = &leaves->bits[leaves->start[leaf] + word];
+    uint64_t *bits = &slot->u.leaves->bits[word];
     const uint64_t bit = 1ull << (local & 63);
     const int seen = (*bits & bit) != 0;
     *bits |= bit;
-    leaves->count += 1u - (uint32_t)seen;
     b->count += 1u - (uint32_t)seen;
     return seen;
 }

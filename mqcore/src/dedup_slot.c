@@ -35,33 +35,44 @@ static uint32_t leaves_plan(const uint16_t *lows, uint32_t count, uint8_t words[
 static void leaves_layout(mq_leaves *leaves, const uint8_t words[16])
 {
     uint16_t at = 0;
-    for (int leaf = 0; leaf < 16; leaf++) {
-        leaves->start[leaf] = at;
-        leaves->words[leaf] = words[leaf];
-        at = (uint16_t)(at + words[leaf]);
-    }
-    leaves->total = at;
+    for (int leaf = 0; leaf < 16; leaf++)
+        leaves->end[leaf] = at = (uint16_t)(at + words[leaf]);
+}
+
+static uint32_t leaves_total(const mq_leaves *leaves)
+{
+    return leaves->end[15];
+}
+
+static uint32_t leaves_count(const mq_leaves *leaves)
+{
+    uint32_t count = 0;
+    for (uint32_t word = 0; word < leaves_total(leaves); word++)
+        count += (uint32_t)__builtin_popcountll(leaves->bits[word]);
+    return count;
 }
 
 static bool leaves_test(const mq_leaves *leaves, uint32_t low)
 {
-    const uint32_t leaf = low >> 12, word = (low & 4095) >> 6;
-    return word < leaves->words[leaf] && (leaves->bits[leaves->start[leaf] + word] >> (low & 63) & 1);
+    const uint32_t word = mq_leaf_word(leaves, low);
+    return word != UINT32_MAX && (leaves->bits[word] >> (low & 63) & 1);
 }
 
+/* The leaf reaches low. */
 static void leaves_put(mq_leaves *leaves, uint32_t low)
 {
-    const uint32_t leaf = low >> 12, word = (low & 4095) >> 6;
-    leaves->bits[leaves->start[leaf] + word] |= 1ull << (low & 63);
+    leaves->bits[mq_leaf_word(leaves, low)] |= 1ull << (low & 63);
 }
 
 static uint32_t leaves_list(const mq_leaves *leaves, uint16_t *lows)
 {
     uint32_t n = 0;
-    for (uint32_t leaf = 0; leaf < 16; leaf++)
-        for (uint32_t word = 0; word < leaves->words[leaf]; word++)
-            for (uint64_t bits = leaves->bits[leaves->start[leaf] + word]; bits != 0; bits &= bits - 1)
-                lows[n++] = (uint16_t)(leaf << 12 | word << 6 | (uint32_t)__builtin_ctzll(bits));
+    for (uint32_t leaf = 0; leaf < 16; leaf++) {
+        const uint32_t start = mq_leaf_start(leaves, leaf);
+        for (uint32_t word = start; word < leaves->end[leaf]; word++)
+            for (uint64_t bits = leaves->bits[word]; bits != 0; bits &= bits - 1)
+                lows[n++] = (uint16_t)(leaf << 12 | (word - start) << 6 | (uint32_t)__builtin_ctzll(bits));
+    }
     return n;
 }
 
@@ -77,7 +88,6 @@ static mq_status leaves_make(const uint16_t *lows, uint32_t count, mq_budget *bu
     mq_leaves *leaves = block;
     memset(leaves, 0, leaves_bytes(total));
     leaves_layout(leaves, words);
-    leaves->count = count;
     for (uint32_t i = 0; i < count; i++)
         leaves_put(leaves, lows[i]);
     *made = leaves;
@@ -90,7 +100,7 @@ static size_t slot_block_size(const mq_slot *slot)
 {
     switch (slot->kind) {
     case SLOT_ARRAY: return slot->room * sizeof(uint16_t);
-    case SLOT_LEAVES: return leaves_bytes(slot->u.leaves->total);
+    case SLOT_LEAVES: return leaves_bytes(leaves_total(slot->u.leaves));
     default: return 0;
     }
 }
@@ -159,13 +169,14 @@ static mq_status slot_grow_array(mq_slot *slot, mq_budget *budget)
  * to an array; the next full array decides again, so the two forms cannot alternate with every id. */
 static mq_status slot_grow_leaf(mq_slot *slot, uint16_t low, mq_budget *budget)
 {
-    mq_leaves *old = slot->u.leaves;
+    const mq_leaves *old = slot->u.leaves;
+    const uint32_t count = leaves_count(old);
     uint8_t words[16];
-    memcpy(words, old->words, 16);
-    const uint32_t leaf = low >> 12;
-    words[leaf] = words_for(low & 4095u);
-    const uint32_t total = old->total - (uint32_t)old->words[leaf] + words[leaf];
-    if (old->count < ARRAY_MAX && leaves_bytes(total) > 2 * (size_t)old->count + 256) {
+    for (uint32_t leaf = 0; leaf < 16; leaf++)
+        words[leaf] = (uint8_t)(old->end[leaf] - mq_leaf_start(old, leaf));
+    const uint32_t total = leaves_total(old) - words[low >> 12] + words_for(low & 4095u);
+    words[low >> 12] = words_for(low & 4095u);
+    if (count < ARRAY_MAX && leaves_bytes(total) > 2 * (size_t)count + 256) {
         uint16_t lows[ARRAY_MAX];
         return slot_to_array(slot, lows, leaves_list(old, lows), budget);
     }
@@ -176,9 +187,11 @@ static mq_status slot_grow_leaf(mq_slot *slot, uint16_t low, mq_budget *budget)
     mq_leaves *leaves = block;
     memset(leaves, 0, leaves_bytes(total));
     leaves_layout(leaves, words);
-    leaves->count = old->count;
-    for (int i = 0; i < 16; i++)
-        memcpy(&leaves->bits[leaves->start[i]], &old->bits[old->start[i]], old->words[i] * sizeof(uint64_t));
+    for (uint32_t leaf = 0; leaf < 16; leaf++) {
+        const uint32_t start = mq_leaf_start(old, leaf);
+        memcpy(&leaves->bits[mq_leaf_start(leaves, leaf)], &old->bits[start],
+               (old->end[leaf] - start) * sizeof(uint64_t));
+    }
     mq_slot_free(slot, budget);
     slot->u.leaves = leaves;
     return MQ_OK;
@@ -213,9 +226,8 @@ mq_status mq_slot_set(mq_slot *slot, uint16_t low, mq_budget *budget, bool *seen
         mq_status status;
         if (slot->kind != SLOT_LEAVES) {
             status = slot_insert(slot, low, budget, &stored);
-        } else if ((uint32_t)(low & 4095) >> 6 < slot->u.leaves->words[low >> 12]) {
+        } else if (mq_leaf_word(slot->u.leaves, low) != UINT32_MAX) {
             leaves_put(slot->u.leaves, low);
-            slot->u.leaves->count++;
             stored = true;
             status = MQ_OK;
         } else {
@@ -252,8 +264,8 @@ mq_status mq_slot_make_like(mq_slot *slot, uint16_t key, uint16_t low, const mq_
     if (other->kind != SLOT_LEAVES)
         return MQ_EFULL;
     const mq_leaves *like = other->u.leaves;
-    const size_t bytes = leaves_bytes(like->total);
-    if (bytes > like->count * sizeof(uint16_t) || (uint32_t)(low & 4095) >> 6 >= like->words[low >> 12])
+    const size_t bytes = leaves_bytes(leaves_total(like));
+    if (mq_leaf_word(like, low) == UINT32_MAX || bytes > leaves_count(like) * sizeof(uint16_t))
         return MQ_EFULL;
     void *block = NULL;
     const mq_status status = mq_budget_resize(budget, &block, 0, bytes);
@@ -261,8 +273,7 @@ mq_status mq_slot_make_like(mq_slot *slot, uint16_t key, uint16_t low, const mq_
         return status;
     mq_leaves *leaves = block;
     memcpy(leaves, like, sizeof *leaves);
-    memset(leaves->bits, 0, like->total * sizeof(uint64_t));
-    leaves->count = 1;
+    memset(leaves->bits, 0, leaves_total(like) * sizeof(uint64_t));
     leaves_put(leaves, low);
     *slot = (mq_slot){.key = key, .kind = SLOT_LEAVES, .u = {.leaves = leaves}};
     return MQ_OK;
