@@ -20,6 +20,8 @@ from mqcore.errors import MQError
 from mqcore.log.manager import LogStore
 from mqcore.log.open_report import OpenReport
 from mqcore.log.topics import TopicInfo
+from mqcore.state.reading import Live
+from mqcore.state.stores import StateStores
 from mqcore.types import Durability
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Store:
         self._private_directory = private_directory
         self._lock = threading.Lock()
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._states = StateStores(log)
         self._linger = Linger()  # one thread for the lingering records of all producers
 
     def __repr__(self) -> str:
@@ -133,6 +136,18 @@ class Store:
         Raises StoreFormatError, UnsupportedFormatError, CorruptBatchError, TopicExistsError, StorageError.
         """
         return self.log.adopt(directory, topic, partition)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def state(self, name: str) -> Live:
+        """What transactions have committed to a state (`tx.state(name)`): an ordered map of bytes to bytes, read-only.
+        One that no transaction has opened yet is empty. Raises InvalidTopicError (the name)."""
+        return self._states.state(name)
+
+    def table(self, topic: str) -> Live:
+        """A compacted topic as the same kind of map: the latest value of each key, following what is committed.
+        UnknownTopicError; InvalidConfigError: the topic is not compacted."""
+        return self._states.table(topic)
 
     # -- clients ----------------------------------------------------------------------------------------------------
 

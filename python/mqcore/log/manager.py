@@ -153,6 +153,7 @@ class LogStore:
             store.abandon()
             raise
         store._ready = True
+        store.views.hurry = store._maintenance.hurry
         fork_guard.watch(store)
         store.recovery.log(store.path)
         if store.condemned or store.to_seal:
@@ -486,6 +487,7 @@ class LogStore:
             self.store_lock.forked()
         if not self.read_only and hasattr(self, "marks"):
             self.marks.abandon()
+        self.views.forked()
         return self.__dict__.copy()
 
 

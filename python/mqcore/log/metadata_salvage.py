@@ -23,6 +23,7 @@ from mqcore.errors import MQError
 from mqcore.log import checkpoints, internal_records, layout, view_tables
 from mqcore.log.segment_check import BATCH_BYTES_MAX
 from mqcore.log.topics import METADATA_TOPIC, TopicInfo, format_record, parse_record
+from mqcore.log.view_pairs import Damaged
 
 if TYPE_CHECKING:
     from mqcore._native.io import Io
@@ -54,7 +55,7 @@ def _from_view(where: Layout) -> list[tuple[str, TopicInfo]]:
         if view_tables.check_file(directory, 1 << 30)[0]:
             return []
         stored = view_tables.read_view(directory, "topics")
-    except (MQError, OSError, view_tables.Damaged):
+    except (MQError, OSError, Damaged):
         return []
     found = []
     for key, value in stored[1].items() if stored is not None else ():

@@ -26,6 +26,7 @@ from mqcore.log.layout import Layout
 from mqcore.log.partition_check import Expected, PartitionCheck, PartitionChecker
 from mqcore.log.segment_check import Bytes
 from mqcore.log.topics import METADATA_TOPIC, DeletedTopic, TopicInfo, parse_record
+from mqcore.log.view_pairs import Damaged
 
 Progress = Callable[[int, int], None]
 """Called now and then with (bytes checked, bytes in all)."""
@@ -284,7 +285,7 @@ class StoreChecker:
         """Compare the registry's view with the fold of its log up to the view's position."""
         try:
             stored = view_tables.read_view(path, "topics")
-        except view_tables.Damaged as damage:
+        except Damaged as damage:
             return str(damage)
         if stored is None:
             return ""

@@ -2,7 +2,7 @@
 
 Invariants:
     1. A commit is one LMDB transaction, synced: the changes of all views and the positions they reached, or nothing.
-    2. No pair leaves here unchecked: each carries the CRC-32C of its key and value; one that fails raises Damaged.
+    2. No pair leaves here unchecked (view_pairs.py).
     3. Only a file that passed a check is handed to liblmdb, which follows page numbers blindly and takes the process
        down over a flipped one (measured). What passes: the digest that a clean close left, or, without one, the walk
        of `lmdb.verify`, which reads the file as bytes. What fails, or is too large to walk, is removed: it is rebuilt
@@ -20,22 +20,37 @@ each value preceded by u32 crc32c(LMDB key, rest).
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import functools
 import os
 import struct
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import blake3
 import lmdb
 
-from mqcore._native.crc32c import crc32c
-from mqcore.errors import StorageError
 from mqcore.log import layout
-from mqcore.log.os_errors import EXHAUSTED, disk_error, errno_in, os_errors, translated
+from mqcore.log.os_errors import EXHAUSTED, errno_in, os_errors, translated
+from mqcore.log.overlay import Changes, Pair
+from mqcore.log.view_pairs import (
+    LONG_PAIR,
+    PAIR,
+    READERS_MAX,
+    U32,
+    Damaged,
+    LmdbPairs,
+    NoPairs,
+    Reader,
+    checked,
+    pack,
+    storage_error,
+    stored_key_of,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from mqcore._native.io import Io
@@ -45,20 +60,15 @@ try:  # py-lmdb 3 brings the walker; without it every unclean environment is reb
 except ImportError:  # pragma: no cover
     lmdb_verify = None  # type: ignore[assignment]
 
-KEY_BYTES_MAX = 480  # + kind and number stays below LMDB's 511
 DATA, LOCK, CLEAN = "data.mdb", "lock.mdb", "clean"
-LOCK_BYTES = 8192  # of LMDB's lock table, for the 126 readers that it has by default
+LOCK_BYTES = 128 + 64 * READERS_MAX  # of LMDB's lock table
 _INTERRUPTS_MAX = 10  # signals that one call of LMDB may meet
 _T = TypeVar("_T")
 _DROP_CHUNK = 10_000  # pairs removed in one transaction: bounds LMDB's list of dirty pages
-_NAME, _POSITION, _PAIR, _LONG_PAIR = b"\0", b"\1", b"\2", b"\3"
-_U32, _POSITION_FORMAT = struct.Struct(">I"), struct.Struct(">16siq")
+_NAME, _POSITION = b"\0", b"\1"
+_POSITION_FORMAT = struct.Struct(">16siq")
 # The wheel holds two liblmdb whose file formats differ: 0 is the 0.9 series. Older wheels hold only that one.
 _LIBRARY: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
-
-
-class Damaged(Exception):
-    """A stored pair fails its check. Never leaves the package: its catcher rebuilds the view."""
 
 
 class Position(NamedTuple):
@@ -77,43 +87,59 @@ def source_of(store_id: bytes, topic_id: uuid.UUID) -> uuid.UUID:
     return uuid.UUID(int=int.from_bytes(store_id, "big") ^ topic_id.int)
 
 
-Changes = Mapping[bytes, bytes | None]
-"""{key: value}, None takes the key away."""
-
-
 class Tables(Protocol):
-    def get(self, view: str, key: bytes) -> bytes | None: ...
-    def items(self, view: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+    def reader(self, view: str) -> Reader:
+        """What is stored of a view at this moment; close it."""
+
     def position(self, view: str) -> Position | None: ...
     def commit(self, views: Sequence[tuple[str, Changes, Position]]) -> None: ...
     def drop(self, view: str) -> None: ...
     def close(self) -> None: ...
 
 
+class _MemoryPairs:
+    """Pairs that nobody changes any more."""
+
+    def __init__(self, pairs: dict[bytes, bytes]) -> None:
+        self.pairs = pairs
+        self.get = pairs.get
+        self._keys: list[bytes] | None = None
+
+    def scan(self, low: bytes, high: bytes | None, *, reverse: bool = False) -> Iterator[Pair]:
+        if self._keys is None:
+            self._keys = sorted(self.pairs)
+        first = bisect.bisect_left(self._keys, low)
+        last = len(self._keys) if high is None else bisect.bisect_left(self._keys, high)
+        keys = self._keys[first:last]
+        return ((key, self.pairs[key]) for key in (reversed(keys) if reverse else keys))
+
+    def close(self) -> None:
+        pass
+
+
 class MemoryTables:
     """Tables for `:memory:` stores, read-only opens and tests: gone when closed."""
 
     def __init__(self) -> None:
-        self._pairs: dict[str, dict[bytes, bytes]] = {}
+        self._pairs: dict[str, _MemoryPairs] = {}
         self._positions: dict[str, Position] = {}
 
-    def get(self, view: str, key: bytes) -> bytes | None:
-        return self._pairs.get(view, {}).get(key)
-
-    def items(self, view: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return iter([pair for pair in self._pairs.get(view, {}).items() if pair[0].startswith(prefix)])
+    def reader(self, view: str) -> Reader:
+        return self._pairs.get(view) or NoPairs()
 
     def position(self, view: str) -> Position | None:
         return self._positions.get(view)
 
     def commit(self, views: Sequence[tuple[str, Changes, Position]]) -> None:
         for view, changes, position in views:
-            pairs = self._pairs.setdefault(view, {})
+            before = self._pairs.get(view)
+            pairs = dict(before.pairs) if before is not None else {}  # a copy: readers keep theirs
             for key, value in changes.items():
                 if value is None:
                     pairs.pop(key, None)
                 else:
                     pairs[key] = value
+            self._pairs[view] = _MemoryPairs(pairs)
             self._positions[view] = position
 
     def drop(self, view: str) -> None:
@@ -137,50 +163,28 @@ class _LmdbReader:
             with self._env.begin(buffers=True) as txn:
                 yield txn
         except lmdb.Error as error:
-            raise _storage_error(error, self._directory) from error
+            raise storage_error(error, self._directory) from error
 
     def load_numbers(self) -> None:
         with self._reading() as txn, txn.cursor() as cursor:
             found = cursor.set_range(_NAME)
             while found and bytes(cursor.key()[:1]) == _NAME:
                 key = bytes(cursor.key())
-                self._numbers[key[1:].decode("utf-8", "replace")] = _checked(key, cursor.value())
+                self._numbers[key[1:].decode("utf-8", "replace")] = checked(key, cursor.value())
                 found = cursor.next()
 
     def _number(self, view: str) -> bytes | None:
         return self._numbers.get(view)
 
-    def get(self, view: str, key: bytes) -> bytes | None:
+    def reader(self, view: str) -> Reader:
+        """Raises StorageError: too many readers at a time, …"""
         number = self._number(view)
         if number is None:
-            return None
-        stored_key = _stored_key(number, key)
-        with self._reading() as txn:
-            found = txn.get(stored_key)
-            return None if found is None else _unpack(stored_key, found)[1]
-
-    def items(self, view: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the pairs whose key begins with prefix, short keys in order, long ones after them in none.
-
-        The read transaction lives as long as the iterator, and keeps pages from reuse: consume it at once.
-        """
-        number = self._number(view)
-        if number is None:
-            return
-        with self._reading() as txn, txn.cursor() as cursor:
-            for kind, start in ((_PAIR, prefix[:KEY_BYTES_MAX]), (_LONG_PAIR, b"")):
-                head = kind + number
-                found = cursor.set_range(head + start)
-                while found:
-                    stored_key = bytes(cursor.key())
-                    if not stored_key.startswith(head):
-                        break
-                    key, value = _unpack(stored_key, cursor.value())
-                    if key.startswith(prefix):
-                        yield key, value
-                    elif kind == _PAIR:
-                        break
-                    found = cursor.next()
+            return NoPairs()
+        try:
+            return LmdbPairs(self._env.begin(), number, self._directory)
+        except lmdb.Error as error:
+            raise storage_error(error, self._directory) from error
 
     def position(self, view: str) -> Position | None:
         """Return how far the view has come, None if nowhere. Raises Damaged."""
@@ -190,13 +194,13 @@ class _LmdbReader:
         key = _POSITION + number
         with self._reading() as txn:
             found = txn.get(key)
-            return None if found is None else _unpack_position(_checked(key, found))
+            return None if found is None else _unpack_position(checked(key, found))
 
     def check_pairs(self) -> None:
         """Check every pair there is. Raises Damaged at the first that fails."""
         with self._reading() as txn, txn.cursor() as cursor:
             for stored_key, found in cursor:
-                _unpack(bytes(stored_key), found)
+                unpack(bytes(stored_key), found)
 
 
 class LmdbTables(_LmdbReader):
@@ -243,7 +247,9 @@ class LmdbTables(_LmdbReader):
         self._io.write_at(os.path.join(self._directory, LOCK), bytes(LOCK_BYTES), 0)
         # sync and metasync stay on: without them a power loss can leave a corrupt file, not just an old one.
         return self._uninterrupted(
-            lambda: lmdb.open(self._directory, map_size=map_bytes, mode=0o600, readahead=False, **_LIBRARY)
+            lambda: lmdb.open(
+                self._directory, map_size=map_bytes, mode=0o600, readahead=False, max_readers=READERS_MAX, **_LIBRARY
+            )
         )
 
     def _uninterrupted(self, call: Callable[[], _T]) -> _T:
@@ -253,7 +259,7 @@ class LmdbTables(_LmdbReader):
                 return call()
             except lmdb.Error as error:
                 if left == 0 or errno_in(str(error)) != errno.EINTR:
-                    raise _storage_error(error, self._directory) from error
+                    raise storage_error(error, self._directory) from error
         raise AssertionError("the last turn returns or raises")
 
     # -- changing ---------------------------------------------------------------------------------------------------
@@ -272,18 +278,21 @@ class LmdbTables(_LmdbReader):
             for view, changes, position in views:
                 number = numbers.get(view)
                 if number is None:
-                    last = max((_U32.unpack(n)[0] for n in numbers.values()), default=0)
-                    numbers[view] = number = _U32.pack(last + 1)
-                    _put(txn, _NAME + view.encode(), number)
+                    last = max((U32.unpack(n)[0] for n in numbers.values()), default=0)
+                    numbers[view] = number = U32.pack(last + 1)
+                    txn.put(_NAME + view.encode(), pack(_NAME + view.encode(), number))
                 for key, value in changes.items():
-                    stored_key = _stored_key(number, key)
+                    stored_key = stored_key_of(number, key)
                     if value is None:
                         txn.delete(stored_key)
-                    elif stored_key[:1] == _PAIR:
-                        _put(txn, stored_key, value)
+                    elif stored_key[:1] == PAIR:
+                        txn.put(stored_key, pack(stored_key, value))
                     else:
-                        _put(txn, stored_key, _U32.pack(len(key)) + key + value)
-                _put(txn, _POSITION + number, _POSITION_FORMAT.pack(position[0].bytes, *position[1:]))
+                        txn.put(stored_key, pack(stored_key, U32.pack(len(key)) + key + value))
+                txn.put(
+                    _POSITION + number,
+                    pack(_POSITION + number, _POSITION_FORMAT.pack(position[0].bytes, *position[1:])),
+                )
         return numbers
 
     def drop(self, view: str) -> None:
@@ -292,7 +301,7 @@ class LmdbTables(_LmdbReader):
         if number is None:
             return
         self._uninterrupted(lambda: self._drop_position(number))
-        for kind in (_PAIR, _LONG_PAIR):
+        for kind in (PAIR, LONG_PAIR):
             while self._uninterrupted(functools.partial(self._drop_some, kind + number)):
                 pass
 
@@ -332,13 +341,13 @@ def read_view(directory: str, view: str) -> tuple[Position, dict[bytes, bytes]] 
     except lmdb.Error as error:
         if not os.path.exists(os.path.join(directory, DATA)):
             return None
-        raise _storage_error(error, directory) from error
+        raise storage_error(error, directory) from error
     try:
         reader = _LmdbReader(env, directory)
         reader.check_pairs()
         reader.load_numbers()
         position = reader.position(view)
-        return None if position is None else (position, dict(reader.items(view, b"")))
+        return None if position is None else (position, dict(reader.reader(view).scan(b"", None)))
     finally:
         env.close()
 
@@ -393,43 +402,6 @@ def _digest(path: str) -> tuple[str, int]:
     return hasher.hexdigest(), size
 
 
-def _stored_key(number: bytes, key: bytes) -> bytes:
-    if len(key) <= KEY_BYTES_MAX:
-        return _PAIR + number + key
-    return _LONG_PAIR + number + blake3.blake3(key).digest()
-
-
-def _put(txn: Any, stored_key: bytes, value: bytes) -> None:
-    txn.put(stored_key, _U32.pack(crc32c(value, crc32c(stored_key))) + value)
-
-
-def _checked(stored_key: bytes, found: Any) -> bytes:
-    """Return a stored value without its checksum. Raises Damaged."""
-    value = bytes(found[4:])
-    if len(found) < 4 or _U32.unpack(found[:4])[0] != crc32c(value, crc32c(stored_key)):
-        raise Damaged(f"a pair fails its checksum (key {stored_key[:40].hex()})")
-    return value
-
-
-def _unpack(stored_key: bytes, found: Any) -> tuple[bytes, bytes]:
-    value = _checked(stored_key, found)
-    if stored_key[:1] != _LONG_PAIR:
-        return stored_key[5:], value
-    end = 4 + _U32.unpack(value[:4])[0]  # the checksum has vouched for the lengths
-    return value[4:end], value[end:]
-
-
 def _unpack_position(value: bytes) -> Position:
     source, leader_epoch, offset = _POSITION_FORMAT.unpack(value)
     return Position(uuid.UUID(bytes=source), leader_epoch, offset)
-
-
-def _storage_error(error: lmdb.Error, path: str) -> Exception:
-    """Return ours for LMDB's: its message holds the system's reason as text."""
-    reason = str(error)
-    if isinstance(error, lmdb.MapFullError):
-        return StorageError("the views have reached their size limit", hint="Raise view.map.bytes.", path=path)
-    number = errno.ENOSPC if isinstance(error, lmdb.DiskError) else errno_in(reason)
-    if number:
-        return disk_error("the store's views", number, path)
-    return StorageError(f"the views cannot be used: {reason[:200]}", path=path)

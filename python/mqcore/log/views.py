@@ -12,8 +12,9 @@ Invariants:
     6. A view that compaction may have passed (position below the log's `cleaned`) is rebuilt: it would keep keys whose
        tombstones are gone.
 
-Between commits the changes since the last one lie in memory (`_pending`) over the table and serve reads; maintenance
-commits them in the background, and a view with much pending commits earlier.
+Between commits the changes since the last one lie in memory over the table and serve reads; maintenance commits them
+in the background, and a view with much pending commits earlier. Readers take no lock: they see `_layers`, which are
+swapped as a whole; it is None while the view is not whole (rebuild), after the close, and in a forked child.
 
 Locks: ViewEnvironment._lock (one commit, drop or rebuild at a time) before View._lock; nobody holds the locks of two
 views, and a fold looks at its own view only.
@@ -23,13 +24,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from mqcore.errors import DiskFullError, MQError, StorageError, StoreClosedError
+from mqcore.errors import DiskFullError, ForkedStoreError, MQError, StorageError, StoreClosedError
 from mqcore.log.internal_records import InternalRecord, RecordSource, read_records
-from mqcore.log.view_tables import Damaged, LmdbTables, MemoryTables, Position, Tables, source_of
+from mqcore.log.overlay import Changes, KeyOrder, Layers, Memory, Pair, successor, walk
+from mqcore.log.view_pairs import Damaged
+from mqcore.log.view_snapshot import ViewSnapshot
+from mqcore.log.view_tables import LmdbTables, MemoryTables, Position, Tables, source_of
 from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
@@ -83,8 +90,10 @@ class ViewEnvironment:
         self.owner = owner
         self.lock = threading.RLock()
         self._views: list[View] = []
-        self._closed = False
+        self._snapshots: weakref.WeakSet[ViewSnapshot] = weakref.WeakSet()
+        self._closed = self._forked = False
         self._failure: StorageError | None = None
+        self.hurry: Callable[[], None] = lambda: None  # has somebody commit soon; never blocks
         self.tables: Tables
         if io is None or directory is None or read_only:
             self.tables = MemoryTables()
@@ -110,8 +119,26 @@ class ViewEnvironment:
             self._views.append(view)
 
     def check_open(self) -> None:
+        if self._forked:
+            raise ForkedStoreError("the store was opened by the parent process")
         if self._closed:
             raise StoreClosedError("the views are closed")
+
+    def keep(self, snapshot: ViewSnapshot) -> None:
+        """Close it when its time is over, or with the views."""
+        self._snapshots.add(snapshot)
+
+    def close_snapshots(self, *, expired_at: float | None = None) -> None:
+        """expired_at: only those whose time is over (time.monotonic): they keep pages of the file from reuse."""
+        for snapshot in list(self._snapshots):
+            if expired_at is None or snapshot.deadline < expired_at:
+                snapshot.close()
+
+    def forked(self) -> None:
+        """In a forked child: nothing is readable any more. Takes no lock and leaves LMDB alone."""
+        self._forked = True
+        for view in self._views:
+            view.shut()
 
     def commit(self) -> int:
         """Commit what all views have pending, in one synced transaction; return how many pairs changed.
@@ -121,6 +148,7 @@ class ViewEnvironment:
         """
         with self.lock:
             self.check_open()
+            self.close_snapshots(expired_at=time.monotonic())
             if self._failure is not None:
                 raise self._failure
             parts = [(view, *view.freeze()) for view in self._views if view.dirty]
@@ -150,16 +178,22 @@ class ViewEnvironment:
             except MQError:
                 self.abandon()
                 raise
-            self._closed = True
+            self._shut()
             self.tables.close()
 
     def abandon(self) -> None:
         """Close as a crash does: no commit, no digest. The next open walks the file, and the views catch up."""
         with self.lock:
             if not self._closed:
-                self._closed = True
+                self._shut()
                 if isinstance(self.tables, LmdbTables):
                     self.tables.abandon()
+
+    def _shut(self) -> None:
+        self._closed = True
+        self.close_snapshots()
+        for view in self._views:
+            view.shut()
 
 
 class View:
@@ -170,29 +204,31 @@ class View:
         environment: ViewEnvironment,
         name: str,
         log: SourceLog,
-        fold: Fold,
+        fold: Fold | None,
         *,
         records: Callable[[SourceLog, int], Iterator[InternalRecord]] = read_records,
     ) -> None:
         """name: unique in the environment, 1 to 255 bytes of UTF-8. records: reads the log from an offset on.
+        fold: None: the latest value of each key, folded in bulk from a whole PartitionLog (`records` is not used).
 
         Checks the stored position against the log, but reads nothing of the log yet: `catch_up` does.
         """
         assert 0 < len(name.encode()) <= 255
         self.name = name
         self._environment, self._log, self._fold, self._records = environment, log, fold, records
+        self._source = source_of(environment.owner, log.topic_id)
         self._lock = threading.RLock()
-        self._pending: dict[bytes, bytes | None] = {}
-        self._frozen: dict[bytes, bytes | None] = {}  # being committed
-        self._pending_bytes = 0
+        self._pending_bytes = self._rebuilds = 0
+        self._shared = False  # a snapshot holds the pending changes: copy before the next one
         self._committed: Position | None = None
-        self._position = self._position_at(log.log_start_offset)
+        self._offset = log.log_start_offset
+        self._now: Layers = Layers({}, KeyOrder(), {}, KeyOrder())
         environment.register(self)
         self._take_stored_position()
+        self._layers: Layers | None = self._now
 
     def _position_at(self, offset: int) -> Position:
-        source = source_of(self._environment.owner, self._log.topic_id)
-        return Position(source, self._log.epoch_of(offset - 1), offset)
+        return Position(self._source, self._log.epoch_of(offset - 1), offset)
 
     def _take_stored_position(self) -> None:
         """Go on from the stored position if the log bears it out, else start anew (invariants 4 and 6)."""
@@ -207,12 +243,12 @@ class View:
             with self._environment.lock:
                 self._environment.tables.drop(self.name)
         else:
-            self._committed = self._position = stored
+            self._committed, self._offset = stored, stored.offset
 
     def _doubt(self, stored: Position) -> str:
         """Return why a stored position is not to be believed, "" if it is."""
         log = self._log
-        if stored.source != source_of(self._environment.owner, log.topic_id):
+        if stored.source != self._source:
             return f"it belongs to another topic id than {log.topic_id}, or to another store"
         end = log.visible_end(IsolationLevel.READ_COMMITTED)
         if stored.offset > end:
@@ -231,41 +267,78 @@ class View:
     @property
     def position(self) -> Position:
         """How far the view, its memory included, has come."""
-        return self._position
+        return self._position_at(self._offset)
+
+    @property
+    def offset(self) -> int:
+        """The offset of `position`."""
+        return self._offset
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key, None without one. Raises StorageError, StoreClosedError."""
+        """Return the value of a key, None without one. Raises StorageError, StoreClosedError, ForkedStoreError."""
+        layers = self._layers
+        if layers is None:
+            return self._whole_get(key)
+        # This order: a commit stores the frozen changes before it lets them go.
+        for changes in (layers.pending, layers.frozen):
+            if key in changes:
+                return changes[key]
+        rebuilds = self._rebuilds
         try:
-            with self._lock:
-                return self._lookup(key)
+            value = self._stored(key)
         except Damaged as damage:
             self.rebuild(str(damage))
             return self.get(key)
+        # A rebuild empties the table: whoever looked meanwhile looks again.
+        return value if self._rebuilds == rebuilds and self._layers is not None else self._whole_get(key)
+
+    def _whole_get(self, key: bytes) -> bytes | None:
+        with self._lock:
+            self._make_whole()
+            return self._lookup(key)
+
+    def _stored(self, key: bytes) -> bytes | None:
+        reader = self._environment.tables.reader(self.name)
+        try:
+            return reader.get(key)
+        finally:
+            reader.close()
 
     def _lookup(self, key: bytes) -> bytes | None:
         """`get` for who holds the lock. Raises Damaged."""
-        for changes in (self._pending, self._frozen):
+        for changes in (self._now.pending, self._now.frozen):
             if key in changes:
                 return changes[key]
         self._environment.check_open()
-        return self._environment.tables.get(self.name, key)
+        return self._stored(key)
 
-    def items(self, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
+    def items(self, prefix: bytes = b"") -> list[Pair]:
         """Return all pairs whose key begins with prefix, as of one moment, sorted by key."""
+        return self.scan(prefix, successor(prefix))
+
+    def scan(self, low: bytes, high: bytes | None, *, reverse: bool = False, limit: int | None = None) -> list[Pair]:
+        """Return the first `limit` pairs of [low, high) (overlay.py), as of one moment, in order."""
         try:
             with self._lock:
-                self._environment.check_open()
-                pairs = dict(self._environment.tables.items(self.name, prefix))
-                for changes in (self._frozen, self._pending):
-                    for key, value in changes.items():
-                        if value is None:
-                            pairs.pop(key, None)
-                        elif key.startswith(prefix):
-                            pairs[key] = value
-                return sorted(pairs.items())
+                self._make_whole()
+                reader = self._environment.tables.reader(self.name)
+                try:
+                    return list(islice(walk(self._now, reader, low, high, reverse=reverse), limit))
+                finally:
+                    reader.close()
         except Damaged as damage:
             self.rebuild(str(damage))
-            return self.items(prefix)
+            return self.scan(low, high, reverse=reverse, limit=limit)
+
+    def snapshot(self, max_age_s: float = 60.0) -> ViewSnapshot:
+        """All pairs as of now, for at most so long: it keeps pages of the file from reuse. Close it."""
+        with self._lock:
+            self._make_whole()
+            self._shared = True
+            layers, reader = self._now, self._environment.tables.reader(self.name)
+            snapshot = ViewSnapshot(self, layers, reader, self._offset, time.monotonic() + max_age_s)
+        self._environment.keep(snapshot)
+        return snapshot
 
     # -- following the log ------------------------------------------------------------------------------------------
 
@@ -286,63 +359,140 @@ class View:
                 self._environment.commit()
         return total
 
+    def follow(self) -> None:
+        """`catch_up` if there is anything new. Cheap if not."""
+        if self._log.visible_end(IsolationLevel.READ_COMMITTED) > self._offset:
+            self.catch_up()
+
+    def apply(self, base_offset: int, next_offset: int, changes: Changes, size: int) -> None:
+        """Take in the changes of records that the caller appended itself, in the order of the log, once they are
+        durable and stable; nothing is decoded. Nothing that folds lies between the position and base_offset. What the
+        view has already read from the log is left alone. size: bytes of the changes' keys and values.
+        """
+        with self._lock:
+            if next_offset <= self._offset:
+                return
+            assert base_offset >= self._offset, "changes that the view has half"
+            self._change(changes, size + len(changes) * PENDING_PAIR_BYTES)
+            self._offset = next_offset
+            pending = self._pending_bytes
+        if pending > PENDING_BYTES_MAX and self._environment.usable:
+            if pending > 4 * PENDING_BYTES_MAX:  # the background does not keep up: who writes pays
+                self._environment.commit()
+            else:
+                self._environment.hurry()
+
+    def _change(self, changes: Changes, size: int) -> None:
+        """Take in changes, in memory. The lock is held."""
+        if self._shared:
+            self._swap(self._now._replace(pending=dict(self._now.pending)))
+            self._shared = False
+        self._now.pending.update(changes)
+        self._pending_bytes += size
+
+    def _swap(self, layers: Layers) -> None:
+        """Show readers other layers, unless they see none. The lock is held."""
+        self._now = layers
+        if self._layers is not None:
+            self._layers = layers
+
     def _apply_some(self) -> tuple[int, bool]:
         """Fold records until the end or until much is pending; return (how many, whether there are more)."""
-        applied = 0
         with self._lock:
             self._environment.check_open()
             end = self._log.visible_end(IsolationLevel.READ_COMMITTED)
-            if end <= self._position.offset:
+            if end <= self._offset:
                 return 0, False
-            for record in self._records(self._log, self._position.offset):
-                if record.offset >= end:
-                    break
-                for key, value in list(self._fold(record, self._lookup)):
-                    self._pending[key] = value
-                    self._pending_bytes += len(key) + len(value or b"") + PENDING_PAIR_BYTES
-                self._position = self._position_at(record.offset + 1)
-                applied += 1
+            applied = 0
+            for count, next_offset, changes in self._folded(end):
+                self._change(changes, sum(len(k) + len(v or b"") + PENDING_PAIR_BYTES for k, v in changes.items()))
+                self._offset = next_offset
+                applied += count
                 if self._pending_bytes > PENDING_BYTES_MAX and self._environment.usable:
                     return applied, True
             # Markers and gaps at the end have no record that would move the position past them.
-            self._position = self._position_at(end)
+            self._offset = max(self._offset, end)
         return applied, False
+
+    def _folded(self, end: int) -> Iterator[tuple[int, int, Memory]]:
+        """(records, offset after them, what they change) from the position up to `end`, step by step."""
+        if self._fold is None:
+            yield from latest_values(self._log, self._offset)
+            return
+        for record in self._records(self._log, self._offset):
+            if record.offset >= end:
+                return
+            yield 1, record.offset + 1, dict(self._fold(record, self._lookup))
+
+    def _make_whole(self) -> None:
+        """Go on with a rebuild that an error ended. The lock is held."""
+        self._environment.check_open()
+        if self._layers is None:
+            while self._apply_some()[1]:
+                pass  # nothing is committed: the environment's lock comes before ours
+            self._layers = self._now
 
     def rebuild(self, reason: str) -> None:
         """Drop the stored view and fold its log again; readers wait meanwhile. The caller holds no view's lock."""
         with self._environment.lock, self._lock:
+            self._environment.check_open()
             self._environment.report(f"view {self.name!r} rebuilt from its log: {reason}")
+            self._layers = None
+            self._rebuilds += 1
             self._environment.tables.drop(self.name)
-            self._pending, self._frozen, self._pending_bytes = {}, {}, 0
-            self._committed, self._position = None, self._position_at(self._log.log_start_offset)
+            self._now = Layers({}, KeyOrder(), {}, KeyOrder())
+            self._pending_bytes, self._shared = 0, False
+            self._committed, self._offset = None, self._log.log_start_offset
             try:
                 while self._apply_some()[1]:
                     self._environment.commit()
             except Damaged as damage:
                 # Freshly written and bad again: the machine's memory or disk, not an old flip.
                 raise StorageError(f"view {self.name!r} is damaged as soon as it is written: {damage}") from None
+            self._layers = self._now
 
     # -- for the environment ----------------------------------------------------------------------------------------
 
     @property
     def dirty(self) -> bool:
-        return self._position != self._committed
+        return self._committed is None or self._offset != self._committed.offset
 
-    def freeze(self) -> tuple[dict[bytes, bytes | None], Position]:
+    def freeze(self) -> tuple[Memory, Position]:
         """Set the pending changes apart for a commit; reads still see them."""
         with self._lock:
-            assert not self._frozen, "one commit at a time"
-            self._frozen, self._pending, self._pending_bytes = self._pending, {}, 0
-            return self._frozen, self._position
+            now = self._now
+            assert not now.frozen, "one commit at a time"
+            self._swap(Layers({}, KeyOrder(), now.pending, now.pending_order))
+            self._pending_bytes, self._shared = 0, False
+            return now.pending, self.position
 
     def thaw(self, committed: Position | None) -> None:
         """After a commit: the frozen changes are in the table now, or (None) pending again, below newer ones."""
         with self._lock:
+            now = self._now
             if committed is not None:
                 self._committed = committed
-            else:
-                self._pending = {**self._frozen, **self._pending}
-                self._pending_bytes = sum(
-                    len(key) + len(value or b"") + PENDING_PAIR_BYTES for key, value in self._pending.items()
-                )
-            self._frozen = {}
+                self._swap(now._replace(frozen={}, frozen_order=KeyOrder()))
+                return
+            pending = {**now.frozen, **now.pending}
+            self._pending_bytes = sum(len(k) + len(v or b"") + PENDING_PAIR_BYTES for k, v in pending.items())
+            self._swap(Layers(pending, KeyOrder(), {}, KeyOrder()))
+            self._shared = False
+
+    def shut(self) -> None:
+        """Nothing is read any more: the next reader asks the environment why. Takes no lock."""
+        self._layers = None
+
+
+def latest_values(log: SourceLog, offset: int) -> Iterator[tuple[int, int, Memory]]:
+    """(records, offset after them, {key: value, None for a tombstone}) of the committed records from `offset` on, a
+    run of batches at a time; compressed ones too. Raises CorruptBatchError, OffsetOutOfRangeError, StorageError."""
+    from mqcore.log.reader import PartitionReader  # here: a view over a fake log needs none
+
+    reader = PartitionReader(log, offset, copy=True)  # type: ignore[type-var]
+    while (columns := reader.read()) is not None:
+        changes: dict[bytes | None, bytes | None] = dict(
+            zip(columns.keys.iter_bytes(), columns.values.iter_bytes(), strict=True)
+        )
+        changes.pop(None, None)  # a record without a key says nothing about one
+        yield len(columns), columns.next_offset, changes  # type: ignore[misc]
