@@ -153,7 +153,6 @@ class LogStore:
             store.abandon()
             raise
         store._ready = True
-        store.views.hurry = store._maintenance.hurry
         fork_guard.watch(store)
         store.recovery.log(store.path)
         if store.condemned or store.to_seal:

@@ -117,6 +117,7 @@ class WriterOpening:
                 verify_bytes=store.config.view_verify_bytes,
                 owner=store.store_id,
             )
+        store.views.hurry = store._maintenance.hurry
         store.registry = TopicRegistry(
             store.partitions.log_of(METADATA_TOPIC, 0),
             store.views,
