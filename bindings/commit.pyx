@@ -62,7 +62,7 @@ cdef class _Progress:
 cdef class Submission:
     """Batches of one append on their way to the disk; holds their buffer until they are durable."""
 
-    cdef readonly object target, segment
+    cdef readonly object target, segment, ordered
     cdef _Progress _progress
     cdef mq_journal_entry _entry
     cdef HeldView _view
@@ -178,10 +178,10 @@ cdef class CommitQueue:
         return 0
 
     def submit(self, target, segment, batches, int64_t position, int64_t base_offset, int64_t next_offset,
-               int32_t leader_epoch):
+               int32_t leader_epoch, object ordered=False):
         cdef Submission s = Submission()
         cdef _Progress progress = self._progress_of(target)
-        s.target, s.segment, s._progress = target, segment, progress
+        s.target, s.segment, s._progress, s.ordered = target, segment, progress, ordered
         PyObject_GetBuffer(batches, &s._view.buffer, PyBUF_SIMPLE)
         s._held = True
         if s._view.buffer.len == 0 or s._view.buffer.len > 0x7fffffff or next_offset <= base_offset:

@@ -11,7 +11,8 @@ import os
 cimport cython
 from cpython.buffer cimport (PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from io_c cimport mq_io
 from segment_c cimport *
@@ -418,6 +419,7 @@ cdef class Recovered:
 
     cdef readonly str kind, problem
     cdef readonly dict open_transactions
+    cdef readonly list markers
     cdef readonly object valid_size, next_offset, batches, records, max_timestamp, offset_of_max_timestamp
     cdef readonly object file_size, problem_position, valid_after, last_leader_epoch
 
@@ -429,7 +431,7 @@ cdef class Recovered:
 
 def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from_offset=-1, int64_t end_offset=0,
             max_batch_bytes, bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True,
-            bint write_indexes=True, open_transactions=None):
+            bint write_indexes=True, open_transactions=None, markers_from=None):
     cdef mq_recover_options options
     cdef mq_recovered found
     cdef bytes name = _path(directory)
@@ -439,7 +441,7 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     cdef mq_status status
     cdef mq_open_txn *txns
     cdef size_t i
-    found.txns.open = NULL
+    memset(&found, 0, sizeof(found))
     options.from_position = from_position
     options.from_offset = from_offset
     options.end_offset = end_offset
@@ -449,6 +451,7 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     options.index_max_bytes = index_max_bytes
     options.write_indexes = write_indexes
     options.sync_indexes = sync_indexes
+    options.markers_from = INT64_MAX if markers_from is None else markers_from
     options.open_txn_count = len(open_transactions or ())
     txns = <mq_open_txn *>mq_alloc(options.open_txn_count * sizeof(mq_open_txn))
     if txns == NULL:
@@ -476,6 +479,10 @@ cdef Recovered _recovered(mq_recovered *found):
     result.open_transactions = {
         found.txns.open[i].producer_id: found.txns.open[i].first_offset for i in range(found.txns.open_count)
     }
+    result.markers = [
+        (found.markers[i].offset, found.markers[i].producer_id, found.markers[i].producer_epoch, found.markers[i].kind)
+        for i in range(found.marker_count)
+    ]
     result.kind = ("clean", "torn", "zeros", "bad")[<int>found.end]
     result.problem = (<bytes>found.problem).decode("utf-8", "replace")
     result.valid_size = found.valid_bytes

@@ -1,5 +1,5 @@
 # segment_c.pxd -- segment.h, segment_read.h, segment_recover.h, txn_index.h: declarations only.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from io_c cimport mq_io
 from status cimport mq_error, mq_status
 
@@ -94,8 +94,14 @@ cdef extern from "mqcore/segment_recover.h" nogil:
         uint32_t index_max_bytes
         bint write_indexes
         bint sync_indexes
+        int64_t markers_from
         const mq_open_txn *open_txns
         size_t open_txn_count
+    ctypedef struct mq_marker:
+        int64_t offset
+        int64_t producer_id
+        int16_t producer_epoch
+        int16_t kind
     ctypedef struct mq_recovered:
         mq_log_end end
         uint64_t file_bytes
@@ -110,6 +116,8 @@ cdef extern from "mqcore/segment_recover.h" nogil:
         int64_t valid_after
         char[120] problem
         mq_txn_track txns
+        mq_marker *markers
+        size_t marker_count
     void mq_recovered_free(mq_recovered *recovered)
     mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offset,
                                  const mq_recover_options *options, mq_recovered *recovered, mq_error *err)

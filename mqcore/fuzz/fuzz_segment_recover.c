@@ -18,6 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .allow_gaps = (data[0] & 1) != 0,
         .index_interval_bytes = data[0] & 64,
         .index_max_bytes = data[1] + 24u,
+        .markers_from = (data[0] & 8) != 0 ? data[1] : INT64_MAX,
     };
     const bool seal = (data[0] & 2) != 0;
     size -= 2;

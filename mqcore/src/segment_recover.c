@@ -195,12 +195,33 @@ static const char *wrong_offset(const scan *s, const mq_batch *batch)
     return NULL;
 }
 
+static mq_status list_marker(mq_recovered *out, const mq_batch *batch, const uint8_t *body, size_t size, mq_error *err)
+{
+    const int kind = batch->record_count > 0 ? mq_marker_kind(body, size) : MQ_MARKER_OTHER;
+    if (kind == MQ_MARKER_OTHER)
+        return MQ_OK;
+    if (out->marker_count == out->marker_capacity) {
+        const size_t capacity = out->marker_capacity > 0 ? 2 * out->marker_capacity : 64;
+        mq_marker *markers = mq_realloc(out->markers, capacity * sizeof *markers);
+        if (markers == NULL)
+            return mq_fail(err, MQ_ENOMEM, NULL, 0, "no memory for markers");
+        out->markers = markers;
+        out->marker_capacity = capacity;
+    }
+    out->markers[out->marker_count++] =
+        (mq_marker){batch->base_offset, batch->producer_id, batch->producer_epoch, (int16_t)kind};
+    return MQ_OK;
+}
+
 static mq_status accept(scan *s, const mq_batch *batch, uint64_t position, const uint8_t *body, size_t body_size,
                         mq_error *err)
 {
     mq_status status = mq_segment_index_reserve(&s->index, batch->size, err);
     if (status == MQ_OK)
         status = mq_txn_track_add(&s->out->txns, batch, body, body_size, err);
+    if (status == MQ_OK && (batch->attributes & MQ_ATTR_CONTROL) != 0 && batch->producer_id >= 0 &&
+        batch->base_offset >= s->options->markers_from)
+        status = list_marker(s->out, batch, body, body_size, err);
     if (status != MQ_OK)
         return status;
     mq_segment_index_add(&s->index, &s->progress, batch, position);
@@ -427,6 +448,8 @@ static mq_status write_indexes(scan *s, const char *stem, mq_error *err)
 void mq_recovered_free(mq_recovered *recovered)
 {
     mq_txn_track_free(&recovered->txns);
+    mq_free(recovered->markers);
+    recovered->markers = NULL;
 }
 
 mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offset, const mq_recover_options *options,

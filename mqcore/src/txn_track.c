@@ -5,8 +5,6 @@
 #include "mqcore/alloc.h"
 #include "mqcore/wire.h"
 
-enum { MARKER_ABORT = 0, MARKER_COMMIT = 1, MARKER_OTHER = -1 };
-
 void mq_txn_track_free(mq_txn_track *track)
 {
     mq_free(track->open);
@@ -56,8 +54,7 @@ mq_status mq_txn_track_open(mq_txn_track *track, int64_t producer_id, int64_t fi
     return MQ_OK;
 }
 
-/* The kind of a control batch: its one record's key is int16 version, int16 type. */
-static int marker_of(const uint8_t *body, size_t size)
+int mq_marker_kind(const uint8_t *body, size_t size)
 {
     mq_wire w = mq_wire_of(body, size);
     mq_wire_varint(&w); /* length */
@@ -66,9 +63,9 @@ static int marker_of(const uint8_t *body, size_t size)
     mq_wire_varint(&w); /* offset delta */
     const int32_t key = mq_wire_varint(&w);
     if (w.failed || key < 4 || !mq_wire_need(&w, 4))
-        return MARKER_OTHER;
+        return MQ_MARKER_OTHER;
     const uint16_t type = mq_load_be16(w.at + 2);
-    return type == MARKER_ABORT || type == MARKER_COMMIT ? (int)type : MARKER_OTHER;
+    return type == MQ_MARKER_ABORT || type == MQ_MARKER_COMMIT ? (int)type : MQ_MARKER_OTHER;
 }
 
 static mq_status note_abort(mq_txn_track *track, const mq_batch *batch, int64_t first_offset, mq_error *err)
@@ -93,8 +90,8 @@ mq_status mq_txn_track_add(mq_txn_track *track, const mq_batch *batch, const uin
         return MQ_OK;
     if ((batch->attributes & MQ_ATTR_CONTROL) == 0)
         return mq_txn_track_open(track, batch->producer_id, batch->base_offset, err);
-    const int marker = batch->record_count > 0 ? marker_of(body, body_size) : MARKER_OTHER;
-    if (marker == MARKER_OTHER)
+    const int marker = batch->record_count > 0 ? mq_marker_kind(body, body_size) : MQ_MARKER_OTHER;
+    if (marker == MQ_MARKER_OTHER)
         return MQ_OK;
     const size_t place = place_of(track, batch->producer_id);
     int64_t first_offset = -1;
@@ -103,5 +100,5 @@ mq_status mq_txn_track_add(mq_txn_track *track, const mq_batch *batch, const uin
         track->open_count--;
         memmove(track->open + place, track->open + place + 1, (track->open_count - place) * sizeof *track->open);
     }
-    return marker == MARKER_ABORT ? note_abort(track, batch, first_offset, err) : MQ_OK;
+    return marker == MQ_MARKER_ABORT ? note_abort(track, batch, first_offset, err) : MQ_OK;
 }

@@ -22,6 +22,7 @@ static const mq_recover_options plain = {
     .index_interval_bytes = 100,
     .index_max_bytes = 1 << 20,
     .write_indexes = true,
+    .markers_from = INT64_MAX,
 };
 
 static void make_log(void)
@@ -258,6 +259,25 @@ static void aborted_transactions_are_found(void)
     mq_recovered_free(&r);
 }
 
+static void markers_are_listed(void)
+{
+    static maker m;
+    int64_t next = BASE;
+    for (int i = 0; i < 200; i++) {
+        transaction(&m, &next, 7, -1);
+        transaction(&m, &next, 7, i % 2);
+    }
+    put_file("00000000000000000040.log", m.bytes, m.size);
+    mq_recover_options options = plain;
+    options.markers_from = BASE + 32; /* the marker of the 11th transaction */
+    mq_recovered r;
+    CHECK(mq_segment_recover(mq_io_posix(), scratch, BASE, &options, &r, NULL) == MQ_OK);
+    CHECK(r.marker_count == 190 && r.markers[0].offset == BASE + 32);
+    for (size_t i = 0; i < r.marker_count; i++)
+        CHECK(r.markers[i].producer_id == 7 && r.markers[i].kind == (int16_t)(i % 2));
+    mq_recovered_free(&r);
+}
+
 static void every_call_and_allocation_may_fail(void)
 {
     put_file("00000000000000000040.log", log_bytes.bytes, log_bytes.size - 3);
@@ -305,6 +325,7 @@ int main(void)
     RUN(zeros_and_garbage);
     RUN(gaps);
     RUN(aborted_transactions_are_found);
+    RUN(markers_are_listed);
     RUN(every_call_and_allocation_may_fail);
     scratch_end();
     FINISH();

@@ -29,9 +29,18 @@ typedef struct mq_recover_options {
     uint32_t index_max_bytes;
     bool write_indexes;
     bool sync_indexes;            /* fsync each; else the caller syncs the file system */
+    int64_t markers_from;         /* transaction markers at or past it are listed; INT64_MAX: none */
     const mq_open_txn *open_txns; /* transactions open before this segment; borrowed */
     size_t open_txn_count;
 } mq_recover_options;
+
+/* A control batch that ends a transaction. kind: MQ_MARKER_ABORT or MQ_MARKER_COMMIT. */
+typedef struct mq_marker {
+    int64_t offset;
+    int64_t producer_id;
+    int16_t producer_epoch;
+    int16_t kind;
+} mq_marker;
 
 typedef struct mq_recovered {
     mq_log_end end;
@@ -47,6 +56,8 @@ typedef struct mq_recovered {
     int64_t valid_after;       /* position of a good batch behind the problem, -1: none found */
     char problem[120];         /* "" if clean */
     mq_txn_track txns;         /* open at the end of the valid part, and aborted in it */
+    mq_marker *markers;        /* in the valid part, at or past markers_from, ascending */
+    size_t marker_count, marker_capacity;
 } mq_recovered;
 
 /* Give back what a recovered (also one of a failed call) owns. */

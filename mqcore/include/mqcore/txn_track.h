@@ -23,6 +23,11 @@ typedef struct mq_txn_track {
     size_t aborted_count, aborted_capacity;
 } mq_txn_track;
 
+/* The kind of a control batch (its one record's key is int16 version, int16 type): MQ_MARKER_OTHER if it is no
+ * transaction's. body: its first bytes after the header; 70 are enough. */
+enum { MQ_MARKER_ABORT = 0, MQ_MARKER_COMMIT = 1, MQ_MARKER_OTHER = -1 };
+int mq_marker_kind(const uint8_t *body, size_t size);
+
 void mq_txn_track_free(mq_txn_track *track);
 
 /* A transaction that was open before the first batch. MQ_ENOMEM. */

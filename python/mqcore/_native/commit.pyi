@@ -13,6 +13,7 @@ class Submission:
     end_position: int
     next_offset: int
     size: int
+    ordered: bool
     def _handle(self) -> Any:
         """PyCapsule "mqcore.journal_entry": mq_journal_entry *, valid while this lives."""
     @property
@@ -39,6 +40,7 @@ class CommitQueue:
         base_offset: int,
         next_offset: int,
         leader_epoch: int,
+        ordered: bool = False,
     ) -> int:
         """Queue one append; the bytes now pending. Raises the final error, StoreClosedError, InvariantError."""
     def mark(self) -> int:

@@ -232,6 +232,9 @@ class Recovered:
     @property
     def open_transactions(self) -> dict[int, int]:
         """Producer id -> first offset of the transactions without a marker at the end of the valid part."""
+    @property
+    def markers(self) -> list[tuple[int, int, int, int]]:
+        """(offset, producer id, epoch, kind: 0 abort, 1 commit) of the transaction markers at or past markers_from."""
 
 def recover(
     io: Io,
@@ -248,6 +251,7 @@ def recover(
     sync_indexes: bool = True,
     write_indexes: bool = True,
     open_transactions: Mapping_[int, int] | None = None,
+    markers_from: int | None = None,
 ) -> Recovered:
     """Check a segment's .log file and rebuild its index files for the valid part (write_indexes=False: write nothing).
 
@@ -257,7 +261,7 @@ def recover(
     changed: the caller cuts it (Io.truncate to valid_size) or reports damage. Index files are replaced atomically;
     sync_indexes=False leaves their durability to the caller (Io.sync_filesystem). open_transactions: what the segment
     before left open (Recovered.open_transactions), for the .txnindex: without it the abort of a transaction that began
-    earlier keeps the entry that the old file has.
+    earlier keeps the entry that the old file has. markers_from: list the markers at or past it.
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
     """
 

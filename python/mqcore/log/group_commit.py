@@ -9,6 +9,8 @@ Invariants:
     3. A failed journal write, journal fsync or segment flush is final (Linux marks the failed pages clean): waiters
        and all later callers get StorageError.
     4. Every step of a round may run twice (a signal can interrupt it): the same bytes go to the same places.
+    5. An ordered submission (a decision of a transaction) is proven durable by a journal record, never by its place in a
+       synced segment alone, and that record comes after the sync of everything submitted before it.
 
 Locks, in order: `_checkpoint_lock` (one checkpoint at a time; held while segments are flushed), then `_dirty_lock`
 (the tables of what the ring still holds; never held across I/O). The leader of a round takes both, so no one may wait
@@ -23,12 +25,13 @@ import re
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from mqcore._native.commit import CommitQueue, Submission
 from mqcore._native.journal import Journal
 from mqcore.errors import DiskFullError, InvariantError, StorageError, StoreClosedError
+from mqcore.log.commit_ports import DurableTarget, FlushableSegment, OnCheckpoint, SyncIo
 
 RING_FILE_BYTES = 8 << 20
 # A round of one segment from this size on is synced in place; a smaller one goes to the journal, because overwriting
@@ -42,37 +45,9 @@ LONE_ROUNDS = 16  # ... and as many in a row were of one: else others wait alrea
 CHECKPOINT_BYTES = 16 << 20
 # From here on one syncfs before the flushes costs less than as many journal commits of the file system.
 SYNCFS_SEGMENTS = 16
+DECISIONS_MAX = 256  # in one record, of a round that was synced in place
 _FLUSH, _GROW, _CHECKPOINT, _STOP = 1, 2, 4, 8
 _RING_NAME = re.compile(r"^(\d{5})\.journal$")
-
-
-class DurableTarget(Protocol):
-    """A partition, as the committer sees it."""
-
-    @property
-    def topic_id(self) -> uuid.UUID: ...
-    @property
-    def partition(self) -> int: ...
-    def advance_durable(self, next_offset: int) -> None:
-        """Everything below next_offset is durable. Must accept a repeated call; must not take the partition's lock
-        for longer than an update, nor call the committer."""
-
-
-class FlushableSegment(Protocol):
-    """What the committer uses of a segment. Thread-safe."""
-
-    @property
-    def base_offset(self) -> int: ...
-    @property
-    def flushed_size(self) -> int: ...
-    def flush(self) -> None: ...
-
-
-class SyncIo(Protocol):
-    def mkdir(self, path: str, mode: int = 0o700) -> None: ...
-    def sync_dir(self, path: str) -> None: ...
-    def sync_filesystem(self, path: str) -> None: ...
-    def _handle(self) -> Any: ...
 
 
 class JournalEntry(NamedTuple):
@@ -87,9 +62,6 @@ class JournalEntry(NamedTuple):
     base_offset: int
     next_offset: int
     data: bytes | None
-
-
-OnCheckpoint = Callable[[Sequence[tuple[DurableTarget, int]]], None]
 
 
 class GroupCommit:
@@ -201,13 +173,17 @@ class GroupCommit:
         base_offset: int,
         next_offset: int,
         leader_epoch: int,
+        ordered: bool = False,
     ) -> None:
         """Queue what `segment` just took at `position` (bytes): offsets base_offset to below next_offset of target.
 
         Called under the partition's lock, in offset order; does no I/O. The buffer is held (it cannot be resized) and
-        must not change until it is durable. Raises StorageError after a failure, StoreClosedError.
+        must not change until it is durable. ordered: a decision, that must be proven durable only together with or
+        after all that was submitted before it (invariant 5). Raises StorageError after a failure, StoreClosedError.
         """
-        pending = self._queue.submit(target, segment, batches, position, base_offset, next_offset, leader_epoch)
+        pending = self._queue.submit(
+            target, segment, batches, position, base_offset, next_offset, leader_epoch, ordered
+        )
         if pending >= self.max_round_bytes:
             self.kick()  # nobody waits, and the buffers are held until somebody does
 
@@ -259,10 +235,24 @@ class GroupCommit:
             raise self._queue.error
         self._settle()
         if self._goes_direct(submissions, total) or not self._write_journal(submissions):
-            self._sync_segments(submissions)
-            marks = [s for s in submissions if s.target is None]
-            if marks and self._journal is not None:
-                self._write_journal(marks)
+            self._sync_segments([s for s in submissions if s.target is not None and not s.ordered])
+            self._write_decisions([s for s in submissions if s.ordered or s.target is None])
+
+    def _write_decisions(self, decisions: list[Submission]) -> None:
+        """The rest of a round that was synced in place: marks and ordered submissions (invariant 5)."""
+        for start in range(
+            0, len(decisions), DECISIONS_MAX
+        ):  # records of their own: each is smaller than a ring's file
+            part = decisions[start : start + DECISIONS_MAX]
+            if any(s.ordered for s in part):
+                if not self._write_journal(part):
+                    # The ring has no room and the disk has none for another file. Recovery points prove as much, and
+                    # they come after all of it is synced.
+                    self._sync_segments([s for s in decisions[start:] if s.target is not None])
+                    self._checkpoint_once()
+                    return
+            elif self._journal is not None:
+                self._write_journal(part)
 
     def _settle(self) -> None:
         if not self._settled and self._journal is not None:

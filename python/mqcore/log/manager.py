@@ -54,7 +54,8 @@ from mqcore.types import Durability
 if TYPE_CHECKING:
     from mqcore.log.adopt import Adopted
     from mqcore.log.checkpoints import Session
-    from mqcore.log.group_commit import DurableTarget, GroupCommit
+    from mqcore.log.commit_ports import DurableTarget
+    from mqcore.log.group_commit import GroupCommit
     from mqcore.log.lock import StoreLock
     from mqcore.log.marks import Marks
     from mqcore.log.retention import RetentionClock

@@ -48,13 +48,13 @@ class FakePartition:
         self.lock = threading.Lock()
         self.appended: list[bytes] = []
 
-    def append(self, committer: GroupCommit, data: bytes) -> int:
+    def append(self, committer: GroupCommit, data: bytes, *, ordered: bool = False) -> int:
         with self.lock:
             position = len(self.segment.data)
             self.segment.data += data
             self.appended.append(data)
             self.next_offset += 1
-            committer.submit(self, self.segment, data, position, self.next_offset - 1, self.next_offset, 7)
+            committer.submit(self, self.segment, data, position, self.next_offset - 1, self.next_offset, 7, ordered)
             return self.next_offset
 
     def advance_durable(self, next_offset: int) -> None:
@@ -423,3 +423,39 @@ def test_ctrl_c_in_the_leader_ends_no_round(tmp_path: Path) -> None:
     assert p.segment.synced == b"x"
     committer.wait(q, q.append(committer, b"y"))
     committer.close()
+
+
+def test_a_decision_is_recorded_after_the_data_of_its_round_was_synced(tmp_path: Path) -> None:
+    """Also where the round is too large for the journal: synced in place, a decision could become durable alone."""
+    committer = open_committer(tmp_path, max_round_bytes=8192)
+    data, decision = FakePartition(0), FakePartition(1)
+    data.append(committer, b"x" * 20_000)
+    wanted = decision.append(committer, b"prepare", ordered=True)
+    data.append(committer, b"marker", ordered=True)
+    records_at_flush: list[int] = []
+    data.segment.before_flush = lambda: records_at_flush.append(
+        committer._journal.sequence if committer._journal is not None else 0
+    )
+    committer.wait(decision, wanted)
+    assert records_at_flush == [0]
+    assert (data.durable, decision.durable) == (2, 1)
+    assert decision.segment.flushes == 0
+    abandon(committer)
+    again = open_committer(tmp_path)
+    entries = list(again.replay())
+    assert [(e.partition, e.data) for e in entries] == [(0, None), (1, b"prepare"), (0, b"marker")]
+    abandon(again)
+
+
+def test_many_decisions_of_one_round_take_several_records(tmp_path: Path) -> None:
+    committer = open_committer(tmp_path, max_round_bytes=4096)
+    partition = FakePartition(0)
+    for number in range(600):
+        partition.append(committer, b"%03d" % number * 10, ordered=True)
+    committer.wait(partition, 600)
+    assert committer._journal is not None
+    assert committer._journal.sequence == 3
+    abandon(committer)
+    again = open_committer(tmp_path)
+    assert redo(list(again.replay()), {}) == {0: 600}
+    abandon(again)
