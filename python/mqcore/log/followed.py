@@ -114,11 +114,10 @@ class FollowedPartition(PartitionLog):
             self._listed = (changed, now - changed > _MTIME_GRAIN_NS)
             self._list_again()
         last = self._segments.last
-        if last is not None and last.is_open and last.damage is None:
-            size = os.stat(f"{self.directory}/{layout.segment_name(last.base_offset)}", follow_symlinks=False).st_size
-            segment = last.segment()
-            if size > segment.size:
-                segment.refresh(size, segment.next_offset)
+        if last is not None and last.damage is None:
+            last.grow(
+                os.stat(f"{self.directory}/{layout.segment_name(last.base_offset)}", follow_symlinks=False).st_size
+            )
 
     def _list_again(self) -> None:
         known = {entry.base_offset: entry for entry in self._segments.entries[:-1]}

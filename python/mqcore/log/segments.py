@@ -104,6 +104,15 @@ class SegmentEntry:
                     segment = self._segment = self._opener(self._state)
         return segment
 
+    def grow(self, size: int) -> None:
+        """A reader's: the file of the writer's segment is as long as this now, whether anybody opened it yet or not."""
+        with self._lock:
+            if size > self.size:
+                if self._segment is None:
+                    self._state = self._state._replace(size=size)
+                else:
+                    self._segment.refresh(size, self._segment.next_offset)
+
     def state(self) -> SegmentState:
         """The numbers as they are now."""
         segment = self._segment

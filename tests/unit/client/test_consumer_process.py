@@ -66,3 +66,14 @@ def test_a_reader_outlives_writers(tmp_path: Path) -> None:
             assert consumer.poll(0.5) == []
             assert time.process_time() - started < 0.4, "waiting without a writer must not spin"
         assert consumer.position(0) == 3
+
+
+def test_a_reader_that_begins_at_the_end_sees_the_next_record_alone(tmp_path: Path) -> None:
+    """It looked at the partition, and so at the length of its file, and had nothing to read there."""
+    with open_store(tmp_path / "s") as store:
+        store.create_topic("t")
+        append(store, "t", [b"before"])
+        with open_store(tmp_path / "s", read_only=True) as reader:
+            consumer = reader.consumer("t", start="latest")
+            append(store, "t", [b"after"])
+            assert [r.value for b in consumer.poll(10) for r in b] == [b"after"]
