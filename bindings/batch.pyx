@@ -22,12 +22,13 @@ from core_batch cimport (
     mq_batch_check, mq_batch_last_offset, mq_batch_parse, mq_batch_walk, mq_load_be16, mq_scan, mq_scan_row,
     mq_store_be16, mq_store_be32,
 )
+from segment_c cimport mq_batches_facts, mq_batches_survey
 from status cimport MQ_OK, mq_error, mq_status, mq_status_name, raise_status
 
 from mqcore._native.columns import Columns, Record, Values, decode
 
 __all__ = ["ROW", "BatchHeader", "Columns", "Problem", "Record", "Values", "assign", "check", "decode", "header",
-           "inflated_header", "scan"]
+           "inflated_header", "scan", "survey"]
 
 # A call shorter than a few microseconds is cheaper with the GIL than without: 256 KiB of CRC is about five.
 cdef enum:
@@ -199,3 +200,13 @@ def scan(buffer, Py_ssize_t start=0, Py_ssize_t end=-1, *, uint32_t max_batch_by
         problem = Problem(err.position, (<bytes>mq_status_name(status)).decode(),
                           (<bytes>err.what).decode("utf-8", "replace"))
     return np.frombuffer(rows, dtype=ROW), problem
+
+
+def survey(batches, uint32_t max_batch_bytes):
+    cdef Py_buffer view
+    cdef mq_batches_facts facts
+    cdef bint whole
+    PyObject_GetBuffer(batches, &view, PyBUF_SIMPLE)
+    whole = mq_batches_survey(<const uint8_t *>view.buf, <size_t>view.len, max_batch_bytes, &facts)
+    PyBuffer_Release(&view)
+    return (facts.offsets, facts.base_timestamp, facts.max_timestamp) if whole else None

@@ -25,8 +25,26 @@ cdef extern from "<sys/mman.h>" nogil:
     const int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS
     void *MAP_FAILED
 
+cdef extern from *:
+    """
+    #include <time.h>
+    /* The monotonic clock as of the kernel's last tick (1 to 10 ms). */
+    static inline int64_t mq_coarse_ns(void)
+    {
+        struct timespec now;
+    #ifdef CLOCK_MONOTONIC_COARSE
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    #else
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    #endif
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    """
+    int64_t mq_coarse_ns() nogil
+
 PAGE_BYTES = mq_marks_bytes(MQ_MARKS_SLOTS)
 cdef enum:
+    LOOK_NS = 50000000
     LIVENESS_NS = 1000000000  # how often a sleeper in another process looks whether its writer still lives
 
 
@@ -36,6 +54,7 @@ cdef class MarksPage:
     cdef size_t _size
     cdef cython.pymutex _mutex
     cdef bint _writable, _watches, _closed
+    cdef int64_t _looked_at  # when `living` last found the writer's lock held
     cdef public bint _armed  # some waker wants the next publish
     cdef object __weakref__
 
@@ -96,6 +115,17 @@ cdef class MarksPage:
 
     def closed(self):
         return self._closed
+
+    def living(self):
+        cdef int64_t now
+        if self._closed or self._marks.header.state != MQ_MARKS_OPEN:
+            return False
+        now = mq_coarse_ns()
+        if now >= self._looked_at + LOOK_NS:
+            if self.closed():
+                return False
+            self._looked_at = now
+        return True
 
     def _fire(self):
         pass

@@ -4,6 +4,8 @@ from status cimport mq_error, mq_status
 
 cdef extern from "mqcore/marks.h" nogil:
     const uint32_t MQ_MARKS_SLOTS
+    ctypedef enum mq_marks_state:
+        MQ_MARKS_OPEN
     ctypedef struct mq_marks_header:
         uint64_t nonce
         int64_t pid

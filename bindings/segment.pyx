@@ -11,7 +11,7 @@ import os
 cimport cython
 from cpython.buffer cimport (PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from io_c cimport mq_io
@@ -32,16 +32,6 @@ cdef extern from *:
 
 def allocate_fail_at(long long n):
     return set_countdown(n)
-
-
-def survey(batches, uint32_t max_batch_bytes):
-    cdef Py_buffer view
-    cdef mq_batches_facts facts
-    cdef bint whole
-    PyObject_GetBuffer(batches, &view, PyBUF_SIMPLE)
-    whole = mq_batches_survey(<const uint8_t *>view.buf, <size_t>view.len, max_batch_bytes, &facts)
-    PyBuffer_Release(&view)
-    return (facts.offsets, facts.base_timestamp, facts.max_timestamp) if whole else None
 
 
 cdef bytes _path(object path):
@@ -199,20 +189,12 @@ cdef class Segment:
         return mq_segment_closed(self._segment)
 
     @property
-    def index_entries(self):
-        return self._info().index_entries
-
-    @property
     def index_full(self):
         return self._info().index_full
 
     @property
     def max_timestamp(self):
         return self._info().max_timestamp
-
-    @property
-    def offset_of_max_timestamp(self):
-        return self._info().offset_of_max_timestamp
 
     @property
     def first_timestamp(self):
@@ -227,6 +209,13 @@ cdef class Segment:
         if status != MQ_OK:
             raise_status(status, &err)
         return info
+
+    def roomy(self, uint64_t incoming, int64_t last_offset, int64_t timestamp, uint64_t segment_bytes, int64_t segment_ms):
+        cdef mq_segment_info info = self._info()
+        cdef uint64_t size = mq_segment_size(self._segment)
+        return (0 < size <= size + incoming <= min(segment_bytes, <uint64_t>INT32_MAX) and not info.index_full
+                and last_offset - mq_segment_base_offset(self._segment) <= INT32_MAX
+                and 0 <= info.first_timestamp and 0 <= timestamp and timestamp - info.first_timestamp <= segment_ms)
 
     def append(self, batches, int64_t base_offset, int32_t leader_epoch, int64_t append_time=-1):
         cdef Py_buffer view
@@ -340,6 +329,20 @@ cdef class Segment:
             mapping.size = <Py_ssize_t>end
         return mapping
 
+    def tail(self, uint64_t start, uint64_t max_bytes, int64_t limit_offset):
+        cdef uint64_t end = 0
+        cdef mq_error err
+        cdef mq_status status
+        with nogil:
+            status = mq_segment_tail(self._segment, start, max_bytes, limit_offset, &end, &err)
+        if status != MQ_OK:
+            raise_status(status, &err)
+        if end <= start:
+            return None
+        cdef Mapping mapping = self.view(end)
+        mapping.populate(<Py_ssize_t>start, <Py_ssize_t>end)
+        return mapping, end
+
     def append_txn(self, int64_t producer_id, int64_t first_offset, int64_t last_offset, int64_t last_stable_offset):
         cdef mq_txn_entry entry
         cdef mq_error err
@@ -407,10 +410,8 @@ cdef class Segment:
 
 cdef int _set_limits(mq_segment_limits *limits, object interval, object index_max, object segment,
                      bint preallocate) except -1:
-    limits.index_interval_bytes = interval
-    limits.index_max_bytes = index_max
-    limits.segment_bytes = segment
-    limits.preallocate = preallocate
+    limits.index_interval_bytes, limits.index_max_bytes = interval, index_max
+    limits.segment_bytes, limits.preallocate = segment, preallocate
     return 0
 
 

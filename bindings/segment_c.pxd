@@ -64,6 +64,8 @@ cdef extern from "mqcore/segment_read.h" nogil:
     mq_status mq_segment_lookup(mq_segment *segment, int64_t offset, uint64_t *position, mq_error *err)
     mq_status mq_segment_lookup_ends(mq_segment *segment, uint64_t start, uint64_t max_bytes, int64_t limit_offset,
                                      uint64_t *end, mq_error *err)
+    mq_status mq_segment_tail(mq_segment *segment, uint64_t start, uint64_t max_bytes, int64_t limit_offset,
+                              uint64_t *end, mq_error *err)
     mq_status mq_segment_lookup_time(mq_segment *segment, int64_t timestamp, int64_t *offset, mq_error *err)
     mq_status mq_segment_map(mq_segment *segment, uint64_t end, void **address, size_t *length, mq_error *err)
     void mq_unmap(void *address, size_t length)

@@ -189,6 +189,26 @@ mq_status mq_segment_lookup_ends(mq_segment *segment, uint64_t start, uint64_t m
     return status;
 }
 
+mq_status mq_segment_tail(mq_segment *segment, uint64_t start, uint64_t max_bytes, int64_t limit_offset, uint64_t *end,
+                          mq_error *err)
+{
+    if (!segment->writable) {
+        int fd;
+        uint64_t size = 0;
+        mq_status status = mq_seg_get_fd(segment, &fd, err);
+        if (status != MQ_OK)
+            return status;
+        status = mq_io_size(fd, &size, segment->path, err);
+        mq_seg_put_fd(segment);
+        if (status != MQ_OK)
+            return status;
+        /* Shorter than it was, or past the limits: not refreshed, so what was there is all there is. */
+        mq_error unused;
+        (void)mq_segment_refresh(segment, size, mq_seg_next(segment), &unused);
+    }
+    return mq_segment_lookup_ends(segment, start, max_bytes, limit_offset, end, err);
+}
+
 /* Where to begin to look for a timestamp: after the newest time index entry below it, if the log agrees with it. */
 static void floor_time(mq_segment *segment, mq_walk *walk, int fd, int64_t timestamp, uint64_t end)
 {

@@ -18,6 +18,11 @@ mq_status mq_segment_lookup(mq_segment *segment, int64_t offset, uint64_t *posit
 mq_status mq_segment_lookup_ends(mq_segment *segment, uint64_t start, uint64_t max_bytes, int64_t limit_offset,
                                  uint64_t *end, mq_error *err);
 
+/* The same from where a reader was at the end of the segment, looking at the length of the file first: beside a writer of
+ * another process it has grown. `start` itself if nothing follows in this file. */
+mq_status mq_segment_tail(mq_segment *segment, uint64_t start, uint64_t max_bytes, int64_t limit_offset, uint64_t *end,
+                          mq_error *err);
+
 /* Base offset of the first batch whose max_timestamp >= timestamp, -1: none. */
 mq_status mq_segment_lookup_time(mq_segment *segment, int64_t timestamp, int64_t *offset, mq_error *err);
 

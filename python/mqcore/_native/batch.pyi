@@ -27,6 +27,7 @@ __all__ = [
     "header",
     "inflated_header",
     "scan",
+    "survey",
 ]
 
 ROW: np.dtype[np.void]
@@ -89,3 +90,7 @@ def scan(
 
     Never raises for what the bytes hold. Continuity of offsets is the caller's to judge. Runs without the GIL.
     """
+
+def survey(batches: ReadableBuffer, max_batch_bytes: int) -> tuple[int, int, int] | None:
+    """What the headers of whole v2 batches back to back say: offsets that they take, least base timestamp, largest
+    maximal timestamp (ms). None: it is not that, or one is over max_batch_bytes. No CRC is computed."""

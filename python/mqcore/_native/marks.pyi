@@ -28,6 +28,9 @@ class MarksPage:
     def _abandon(self) -> None: ...
     def _fire(self) -> None: ...
     def closed(self) -> bool: ...
+    def living(self) -> bool:
+        """Not closed(), with a look at the writer's lock every 50 ms only: one that was killed a moment ago left in the
+        files what its page says, and the next one flags the page, which is looked at each time."""
     def slot(self, topic_id: uuid.UUID, partition: int) -> int:
         """The partition's slot. Writer: given out if need be (StoreError if all are); reader: -1 if there is none."""
     def publish(self, slot: int, log_start: int, high_watermark: int, last_stable: int, log_end: int) -> None:

@@ -75,17 +75,11 @@ class Segment:
     def flushed_size(self) -> int:
         """Bytes that a flush made durable (after open: 0, nothing is known)."""
     @property
-    def index_entries(self) -> int:
-        """Entries of the offset index."""
-    @property
     def index_full(self) -> bool:
         """An index reached index_max_bytes: roll. (Appends go on, unindexed.)"""
     @property
     def max_timestamp(self) -> int:
         """The greatest max_timestamp of a batch, -1 in an empty segment."""
-    @property
-    def offset_of_max_timestamp(self) -> int:
-        """Last offset of the first batch with max_timestamp, base_offset in an empty segment."""
     @property
     def first_timestamp(self) -> int:
         """max_timestamp of the first batch (for time-based roll), -1 in an empty segment."""
@@ -105,6 +99,10 @@ class Segment:
         segment_bytes or an offset delta of 2**31-1 (roll first; one chunk of up to 2 GiB - 1 fits an empty segment).
         CorruptBatchError: the bytes are no whole batches. ValueError: empty, or base_offset too low.
         """
+
+    def roomy(self, incoming: int, last_offset: int, timestamp: int, segment_bytes: int, segment_ms: int) -> bool:
+        """Whether the segment surely takes the next `incoming` bytes, up to last_offset and of this largest timestamp:
+        mqcore.log.segments.roll_reason has the last word where this says no."""
 
     def check_append(self, batches: ReadableBuffer, *, max_batch_bytes: int, walk: bool) -> int:
         """Validate a chunk from outside: headers, CRCs, dense offsets, with walk each record of uncompressed batches.
@@ -133,6 +131,11 @@ class Segment:
     def lookup_batch_ends(self, start: int, max_bytes: int, limit_offset: int) -> int:
         """End position of the whole batches from position start (a batch's first byte): at most max_bytes, but at
         least one batch, all with a last offset < limit_offset; `start` if the first one is not.
+        """
+
+    def tail(self, start: int, max_bytes: int, limit_offset: int) -> tuple[Mapping, int] | None:
+        """(mapping, end) of what was appended behind `start`, where a reader was at the end of the data: bounds as
+        lookup_batch_ends, after a look at the file's length (a reader's), populated. None: nothing more in this file.
         """
 
     def lookup_time(self, timestamp: int) -> int:
@@ -264,10 +267,6 @@ def recover(
     earlier keeps the entry that the old file has. markers_from: list the markers at or past it.
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
     """
-
-def survey(batches: ReadableBuffer, max_batch_bytes: int) -> tuple[int, int, int] | None:
-    """What the headers of whole v2 batches back to back say: offsets that they take, least base timestamp, largest
-    maximal timestamp (ms). None: it is not that, or one is over max_batch_bytes. No CRC is computed."""
 
 def allocate_fail_at(n: int) -> bool:
     """Tests: the n-th allocation of this module's core in this thread from now on fails (0: none). False: the build

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mqcore._native.segment import survey
+from mqcore._native.batch import survey
 from mqcore.bench.harness import Comparison, Side, case
 from mqcore.bench.material import COUNT, TOPIC, NewStore, fresh, values
 from mqcore.client.producer import Producer

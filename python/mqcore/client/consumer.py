@@ -115,6 +115,7 @@ class Consumer:
         self._readers: dict[TopicPartition, PartitionReader[LogLike]] = {}  # the assignment, in turn order
         self._paused: set[TopicPartition] = set()
         self._in_flight: _InFlight | None = None
+        self._taken: TopicPartition  # which the last columns came from
         self._assigned = False  # by hand: the subscription no longer decides
         self._closed = False
         _living.add(self)
@@ -295,7 +296,7 @@ class Consumer:
                 found = self._collect(max_records, one=True)
                 if found and records is not None:
                     records.load(found[0])
-                    self._in_flight = _InFlight(TopicPartition(found[0].topic, found[0].partition), records)
+                    self._in_flight = _InFlight(self._taken, records)
             if found:
                 return found[0]
             if not self._sleep(marks, seen, deadline):
@@ -310,10 +311,11 @@ class Consumer:
         for key in list(self._readers):
             if max_records <= 0 or (one and found):
                 break
-            if key in self._paused:
+            if self._paused and key in self._paused:
                 continue
-            reader = self._readers.pop(key)
-            self._readers[key] = reader  # dicts keep insertion order: this is the turn
+            reader = self._readers[key]
+            if len(self._readers) > 1:
+                self._readers[key] = self._readers.pop(key)  # dicts keep insertion order: this is the turn
             try:
                 columns = self._read(key, reader, max_records)
             except MQError:
@@ -327,6 +329,7 @@ class Consumer:
                 continue  # the topic was deleted: that is what went wrong
             if columns is not None:
                 found.append(columns)
+                self._taken = key
                 max_records -= len(columns)
         if not found and self._subscription.refresh(self._store):
             self._follow_subscription("earliest")
@@ -351,7 +354,7 @@ class Consumer:
         flight, self._in_flight = self._in_flight, None
         if flight is not None:
             rest = flight.records.take_rest()
-            if flight.key in self._readers:
+            if len(rest) and flight.key in self._readers:
                 self._readers[flight.key].unread(rest)
 
     def _sleep(self, marks: MarksLike, seen: int, deadline: float | None) -> bool:

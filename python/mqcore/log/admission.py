@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from mqcore._native import segment as native
+from mqcore._native import batch as native
 from mqcore.errors import CorruptBatchError, InvalidRecordError, RecordTooLargeError
 
 if TYPE_CHECKING:

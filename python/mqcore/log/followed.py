@@ -20,6 +20,8 @@ from mqcore.log.offsets import Offsets
 from mqcore.log.partition_log import NO_SLOT, PartitionLog
 from mqcore.log.partition_ports import Appended
 from mqcore.log.segments import OFFSET_DELTA_MAX, UNKNOWN, SegmentEntry
+from mqcore.log.tail import LOST, Tail, tail_of
+from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -83,6 +85,17 @@ class FollowedPartition(PartitionLog):
             states = [*states[:-1], last._replace(next_offset=last.base_offset + OFFSET_DELTA_MAX)]
         self._segments.replace(tuple(self._entry(state) for state in states))
         self._offsets, self._known = offsets, True
+
+    def tail(self, segment: Segment, start: int, offset: int, max_bytes: int, isolation: IsolationLevel) -> Tail:
+        """As PartitionLog's, by the marks alone: the directory is not looked at."""
+        marks, before = self._store.attached(), self._offsets
+        if marks is None or self._generation != self._store.generation or self.slot == NO_SLOT:
+            return LOST
+        log_start, high_watermark, last_stable, _ = marks.read(self.slot)
+        if high_watermark < before.high_watermark or last_stable < before.last_stable:
+            return LOST
+        now = Offsets(log_start, last_stable, high_watermark, high_watermark)
+        return tail_of(self, now, segment, start, offset, max_bytes, isolation)
 
     def _look_again(self) -> None:
         # A file is gone or is another one: compaction moves no marks.

@@ -36,7 +36,7 @@ class Offsets(NamedTuple):
         """Records up to next_offset were written; nobody sees them yet."""
         if next_offset < self.log_end:
             raise InvariantError("log end would move back", log_end=self.log_end, to=next_offset)
-        return self._replace(log_end=next_offset)
+        return Offsets(self.log_start, self.last_stable, self.high_watermark, next_offset)
 
     def visible(self, next_offset: int, open_transaction: int | None = None) -> Offsets:
         """Records up to next_offset are durable, or need not be. open_transaction: first offset of the oldest open
@@ -46,7 +46,7 @@ class Offsets(NamedTuple):
         # max: rounds are published in order, but a late one must not take back what readers saw.
         mark = max(self.high_watermark, next_offset)
         stable = mark if open_transaction is None else min(mark, open_transaction)
-        return self._replace(high_watermark=mark, last_stable=max(self.last_stable, stable))
+        return Offsets(self.log_start, max(self.last_stable, stable), mark, self.log_end)
 
     def start_moved(self, log_start: int) -> Offsets:
         """Records below log_start are gone. Only what is visible may go."""

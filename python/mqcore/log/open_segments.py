@@ -34,6 +34,7 @@ class OpenSegments:
         self.limit = max(8, limit)
         self._lock = threading.Lock()
         self._order: OrderedDict[int, Segment] = OrderedDict()
+        self._last: Segment | None = None  # used last, and so not in danger
 
     def __len__(self) -> int:
         return len(self._order)
@@ -43,9 +44,12 @@ class OpenSegments:
 
         Raises what a flush of a released segment raises (R2: its error must reach somebody); the segment is final then.
         """
+        if segment is self._last:
+            return
         key = id(segment)
         released = []
         with self._lock:
+            self._last = segment
             if key in self._order:
                 self._order.move_to_end(key)
                 return
@@ -59,7 +63,10 @@ class OpenSegments:
         """`segment` is closed or its descriptor is gone."""
         with self._lock:
             self._order.pop(id(segment), None)
+            if self._last is segment:
+                self._last = None
 
     def clear(self) -> None:
         with self._lock:
             self._order.clear()
+            self._last = None

@@ -26,7 +26,7 @@ from mqcore.log.offsets import Offsets
 from mqcore.log.partition_dir import PartitionDirectory
 from mqcore.log.partition_ports import Appended, PartitionHost
 from mqcore.log.readable import ReadablePartition
-from mqcore.log.segments import Exchange, SegmentEntry, SegmentSet, roll_reason
+from mqcore.log.segments import Exchange, SegmentEntry, SegmentSet
 
 if TYPE_CHECKING:
     import uuid
@@ -188,26 +188,11 @@ class PartitionLog(ReadablePartition):
         entry, config = self._segments.last, self.config
         base = self._offsets.log_end
         self._dir.clear(entry.base_offset if entry is not None else -1)
-        if entry is not None and not entry.sealed and entry.damage is None:
-            segment = entry.segment()
-            reason = roll_reason(
-                size=segment.size,
-                incoming=incoming,
-                base_offset=entry.base_offset,
-                last_offset=base + chunk.offsets - 1,
-                first_timestamp=segment.first_timestamp,
-                incoming_timestamp=chunk.max_timestamp,
-                created_ms=entry.created_ms,
-                now_ms=now_ms,
-                index_full=segment.index_full,
-                segment_bytes=config.segment_bytes,
-                segment_ms=config.segment_ms_effective,
-            )
-            if not reason:
-                self._begin_epoch(base)
-                return segment
+        fits = entry is not None and not entry.sealed and entry.damage is None
+        if entry is not None and fits:
+            fits = not entry.full_for(incoming, base + chunk.offsets - 1, chunk.max_timestamp, config, now_ms)
         self._begin_epoch(base)
-        return self._roll(base, now_ms)
+        return entry.segment() if entry is not None and fits else self._roll(base, now_ms)
 
     def _begin_epoch(self, base: int) -> None:
         """Note the leader epoch before its first batch is written."""

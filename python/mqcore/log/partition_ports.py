@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from mqcore._native.io import Io
-    from mqcore._native.segment import Mapping
+    from mqcore._native.segment import Mapping, Segment
     from mqcore.clock import Clock
     from mqcore.config.topic import TopicConfig
     from mqcore.log.checkpoints import PartitionKey
@@ -34,6 +34,7 @@ class Slice(NamedTuple):
     start: int
     end: int
     compacted: bool
+    segment: Segment | None = None  # where a reader that comes to the end goes on: see ReadablePartition.tail
 
 
 class PartitionHost(Protocol):

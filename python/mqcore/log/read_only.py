@@ -121,7 +121,7 @@ class ReadOnlyStore(LogStore):
     def attached(self) -> Marks | None:
         """The living writer's marks; None without one. A new writer is noticed here."""
         page = self._page
-        if page is not None and not page.closed():
+        if page is not None and page.living():
             return page
         now = self.clock.monotonic_s()
         with self._attach_lock:

@@ -25,9 +25,11 @@ from mqcore.errors import (
 from mqcore.log import layout, read_errors, seal, segment_swap
 from mqcore.log.offsets import Offsets
 from mqcore.log.partition_ports import PartitionHost, Slice
+from mqcore.log.tail import Tail, tail_of
 from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
+    from mqcore._native.segment import Segment
     from mqcore.config.topic import TopicConfig
     from mqcore.log.aborted import Aborted, AbortedTransactions
     from mqcore.log.segments import SegmentEntry, SegmentSet
@@ -137,10 +139,14 @@ class ReadablePartition:
                     return None
                 mapping = segment.view(stop)
                 mapping.populate(start, stop)
-                return Slice(mapping, start, stop, compacted)
+                return Slice(mapping, start, stop, compacted, segment)
             if entry.damage is not None and offset < entry.damage.next_offset:
                 raise read_errors.damaged(self.directory, entry.damage)
         return None
+
+    def tail(self, segment: Segment, start: int, offset: int, max_bytes: int, isolation: IsolationLevel) -> Tail:
+        """What follows position `start` of a segment that was read up to there and to `offset`: see `tail_of`."""
+        return tail_of(self, self._offsets, segment, start, offset, max_bytes, isolation)
 
     def check_seal(self, entry: SegmentEntry) -> None:
         """Compare a segment with its digest, once: base offsets lie outside the CRC, and where compaction left gaps no

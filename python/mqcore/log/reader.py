@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import os
+import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
@@ -25,11 +26,13 @@ from mqcore._native.batch import check, header, inflated_header
 from mqcore._native.columns import Columns, Record, RecordIterator, Values, decode
 from mqcore.errors import CorruptBatchError, InvariantError, MQError, RecordTooLargeError, UnsupportedFormatError
 from mqcore.log.layout import parse_segment_file
+from mqcore.log.tail import LOST
 from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from mqcore._native.segment import Segment
     from mqcore.log.segments import SegmentEntry
 
 __all__ = [
@@ -116,12 +119,14 @@ class PartitionReader(Generic[Log]):
         self._fetch = offset  # of what is not decoded yet
         self._expected = -1  # base offset of the next batch, where the batch before it vouches for that
         self._rest: Columns | None = None  # decoded, not handed out
+        self._segment: weakref.ref[Segment] | None = None  # of the last slice
+        self._path = ""  # its file
+        self._tail = -1  # position in it behind what was decoded, while nothing else is known to follow
         self._drop()
 
     def _drop(self) -> None:
         self._source: Buffer | None = None
         self._at = self._end = self._shift = 0  # in the source; shift: where the source begins in the file
-        self._path = ""
         self._compacted = False
         self._aborted: Sequence[tuple[int, ...]] | None = None  # None: not asked for yet
 
@@ -143,6 +148,7 @@ class PartitionReader(Generic[Log]):
             if len(columns):
                 self._rest = columns
             if self._at >= self._end:
+                self._tail = -1 if self._compacted or self._segment is None else self._at + self._shift
                 self._drop()
         taken = self._rest
         if len(taken) > max_records:
@@ -163,19 +169,41 @@ class PartitionReader(Generic[Log]):
             self.seek(columns.first_offset)
 
     def _open_slice(self) -> bool:
+        if self._tail >= 0 and (more := self._open_tail()) is not None:
+            return more
         found = self.log.read(self._fetch, max_bytes=self.max_bytes, isolation=self.isolation)
         if found is None:
             return False
+        segment = getattr(found, "segment", None)
+        self._segment = None if segment is None else weakref.ref(segment)
         self._source, self._at, self._end = cast("Buffer", found.mapping), found.start, found.end
         self._shift, self._path, self._compacted = 0, found.mapping.path, found.compacted
         if self._expected < 0 and found.start == 0 and not found.compacted:
             # A segment's name vouches for its first batch, as the batch before does for others.
             name = parse_segment_file(os.path.basename(self._path))
             self._expected = -1 if name is None else name.base_offset
-        if self.copy:
-            self._source = bytes(memoryview(self._source)[found.start : found.end])
-            self._at, self._end, self._shift = 0, found.end - found.start, found.start
+        self._take_copy()
         return True
+
+    def _open_tail(self) -> bool | None:
+        """The slice behind the last one, where nothing but appends happened since. False: nothing is there yet. None:
+        only a whole look can tell."""
+        start, segment = self._tail, self._segment() if self._segment is not None else None
+        if segment is None:
+            return None
+        found = self.log.tail(segment, start, self._fetch, self.max_bytes, self.isolation)  # type: ignore[attr-defined]
+        if not found:
+            return None if found is LOST else False
+        self._source, self._at, (_, self._end) = found[0], start, found
+        self._shift = 0
+        self._take_copy()
+        return True
+
+    def _take_copy(self) -> None:
+        if self.copy:
+            start, end = self._at, self._end
+            self._source = bytes(memoryview(cast("Buffer", self._source))[start:end])
+            self._at, self._end, self._shift = 0, end - start, start
 
     def _decode(self, max_records: int) -> Columns:
         """The next run of the slice. Moves on past it; an error moves nothing."""

@@ -20,6 +20,7 @@ from mqcore.log.checkpoints import Damage, SegmentState
 
 if TYPE_CHECKING:
     from mqcore._native.segment import Segment
+    from mqcore.config.topic import TopicConfig
 
 OFFSET_DELTA_MAX = (1 << 31) - 1  # relative offsets in indexes are int32
 SEGMENT_BYTES_MAX = (1 << 31) - 1  # so are positions
@@ -103,6 +104,26 @@ class SegmentEntry:
                 if segment is None:
                     segment = self._segment = self._opener(self._state)
         return segment
+
+    def full_for(self, incoming: int, last_offset: int, timestamp: int, config: TopicConfig, now_ms: int) -> str:
+        """Why it must not take the next `incoming` bytes, up to last_offset and of this largest timestamp (ms): see
+        roll_reason."""
+        segment, age_max = self.segment(), config.segment_ms_effective
+        if segment.roomy(incoming, last_offset, timestamp, config.segment_bytes, age_max):
+            return ""  # nearly always: one native call
+        return roll_reason(
+            size=segment.size,
+            incoming=incoming,
+            base_offset=self.base_offset,
+            last_offset=last_offset,
+            first_timestamp=segment.first_timestamp,
+            incoming_timestamp=timestamp,
+            created_ms=self.created_ms,
+            now_ms=now_ms,
+            index_full=segment.index_full,
+            segment_bytes=config.segment_bytes,
+            segment_ms=age_max,
+        )
 
     def grow(self, size: int) -> None:
         """A reader's: the file of the writer's segment is as long as this now, whether anybody opened it yet or not."""

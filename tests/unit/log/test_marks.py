@@ -53,6 +53,24 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def test_living_is_what_a_new_writer_says_at_once(path: str) -> None:
+    """The lock of a writer is looked at now and then; a page that was superseded, or closed, says so itself."""
+    writer = Marks.create(STORE_ID, path)
+    reader = Marks.open(STORE_ID, path)
+    assert reader is not None
+    assert reader.living()
+    second = Marks.create(STORE_ID, path)
+    assert not reader.living()
+    last = Marks.open(STORE_ID, path)
+    assert last is not None
+    assert last.living()
+    second.close()
+    assert not last.living()
+    for marks in (writer, reader, last):
+        marks.close()
+        assert not marks.living()
+
+
 def test_slots_are_written_once_and_found_by_readers(path: str) -> None:
     writer = Marks.create(STORE_ID, path)
     assert writer.shared
