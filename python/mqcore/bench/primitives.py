@@ -144,7 +144,7 @@ def _bytes_row(name: str, goal_times: float, base: str, *, closed: bool) -> Row:
     import numpy as np
 
     kept = np.array(keep, dtype=np.uint64)
-    theirs, index = BitMap64(keep), Dedup()
+    theirs, index = BitMap64(keep, optimize=False), Dedup()  # by default a list is run-optimized as it is taken
     index.test_and_set_many(kept)  # type: ignore[arg-type]
     if closed:
         theirs.run_optimize()
