@@ -39,10 +39,10 @@ class FakeTransaction:
         self.ends: list[tuple[Any, int]] = []
 
     def state(self, name: str) -> TransactionState:
-        return self.parts.get(("state", name)) or self.owner.states.in_transaction(self, name)
+        return self.owner.states.in_transaction(self, name)
 
-    def enlist(self, key: Any, participant: Any) -> None:
-        self.parts[key] = participant
+    def enlist(self, key: Any, participant: Any) -> Any:
+        return self.parts.setdefault(key, participant)
 
     def write(
         self,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import weakref
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import numpy as np
@@ -322,3 +322,15 @@ def search_time(
         if found is not None:
             return found
     return None
+
+
+def latest_values(log: ReadableLog, offset: int) -> Iterator[tuple[int, int, dict[bytes, bytes | None]]]:
+    """(records, offset after them, {key: value, None for a tombstone}) of the committed records from `offset` on, a
+    run of batches at a time; compressed ones too. Raises CorruptBatchError, OffsetOutOfRangeError, StorageError."""
+    reader = PartitionReader(log, offset, copy=True)
+    while (columns := reader.read()) is not None:
+        changes: dict[bytes | None, bytes | None] = dict(
+            zip(columns.keys.iter_bytes(), columns.values.iter_bytes(), strict=True)
+        )
+        changes.pop(None, None)  # a record without a key says nothing about one
+        yield len(columns), columns.next_offset, changes  # type: ignore[misc]

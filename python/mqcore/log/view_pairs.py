@@ -12,13 +12,16 @@ from __future__ import annotations
 import errno
 import heapq
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import blake3
 import lmdb
 
 from mqcore._native.crc32c import crc32c
+from mqcore._native.views import Clock as Clock
+from mqcore._native.views import Front as Front
+from mqcore._native.views import TransactedMap as TransactedMap
 from mqcore.errors import StorageError
 from mqcore.log.os_errors import disk_error, errno_in
 from mqcore.log.overlay import Pair
@@ -40,6 +43,9 @@ class Reader(Protocol):
     def scan(self, low: bytes, high: bytes | None, *, reverse: bool = False) -> Iterator[Pair]:
         """The pairs of [low, high) (overlay.py) in order."""
 
+    def raw(self) -> tuple[Callable[[bytes], bytes | None], bytes]:
+        """(get, head): see View.stored_reader."""
+
     def close(self) -> None:
         """Let the pages go that this reader kept. Again: nothing. Iterators end with it."""
 
@@ -52,6 +58,9 @@ class NoPairs:
 
     def scan(self, low: bytes, high: bytes | None, *, reverse: bool = False) -> Iterator[Pair]:
         return iter(())
+
+    def raw(self) -> tuple[Callable[[bytes], bytes | None], bytes]:
+        return self.get, b""
 
     def close(self) -> None:
         pass
@@ -107,6 +116,9 @@ class LmdbPairs:
                     return
                 yield unpack(stored_key, cursor.value())
                 found = cursor.prev()
+
+    def raw(self) -> tuple[Callable[[bytes], bytes | None], bytes]:
+        return self._txn.get, self._head
 
     def close(self) -> None:
         self._txn.abort()

@@ -113,6 +113,9 @@ class _MemoryPairs:
         keys = self._keys[first:last]
         return ((key, self.pairs[key]) for key in (reversed(keys) if reverse else keys))
 
+    def raw(self) -> tuple[Callable[[bytes], bytes | None], bytes]:
+        return self.get, b""
+
     def close(self) -> None:
         pass
 

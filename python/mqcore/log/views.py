@@ -13,7 +13,7 @@ Invariants:
        tombstones are gone.
 
 Between commits the changes since the last one lie in memory over the table and serve reads; maintenance commits them
-in the background, and a view with much pending commits earlier. Readers take no lock: they see `_layers`, which are
+in the background, and a view with much pending commits earlier. Readers take no lock: they see `front.layers`, which are
 swapped as a whole; it is None while the view is not whole (rebuild), after the close, and in a forked child.
 
 Locks: ViewEnvironment._lock (one commit, drop or rebuild at a time) before View._lock; nobody holds the locks of two
@@ -29,18 +29,20 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from mqcore.errors import DiskFullError, ForkedStoreError, MQError, StorageError, StoreClosedError
 from mqcore.log.internal_records import InternalRecord, RecordSource, read_records
 from mqcore.log.overlay import Changes, KeyOrder, Layers, Memory, Pair, successor, walk
-from mqcore.log.view_pairs import Damaged
+from mqcore.log.reader import latest_values
+from mqcore.log.view_pairs import Damaged, Front, Reader
 from mqcore.log.view_snapshot import ViewSnapshot
 from mqcore.log.view_tables import LmdbTables, MemoryTables, Position, Tables, source_of
 from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
     from mqcore._native.io import Io
+    from mqcore.log.reader import ReadableLog
 
 PENDING_BYTES_MAX = 16 << 20  # of one view; past it the view commits in the middle of catching up
 PENDING_PAIR_BYTES = 200  # what Python needs beside the bytes of a pair
@@ -219,13 +221,14 @@ class View:
         self._source = source_of(environment.owner, log.topic_id)
         self._lock = threading.RLock()
         self._pending_bytes = self._rebuilds = 0
+        self.front = Front()
         self._shared = False  # a snapshot holds the pending changes: copy before the next one
         self._committed: Position | None = None
         self._offset = log.log_start_offset
         self._now: Layers = Layers({}, KeyOrder(), {}, KeyOrder())
         environment.register(self)
         self._take_stored_position()
-        self._layers: Layers | None = self._now
+        self.front.layers = self._now
 
     def _position_at(self, offset: int) -> Position:
         return Position(self._source, self._log.epoch_of(offset - 1), offset)
@@ -276,7 +279,7 @@ class View:
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, None without one. Raises StorageError, StoreClosedError, ForkedStoreError."""
-        layers = self._layers
+        layers: Layers | None = self.front.layers
         if layers is None:
             return self._whole_get(key)
         # This order: a commit stores the frozen changes before it lets them go.
@@ -290,7 +293,7 @@ class View:
             self.rebuild(str(damage))
             return self.get(key)
         # A rebuild empties the table: whoever looked meanwhile looks again.
-        return value if self._rebuilds == rebuilds and self._layers is not None else self._whole_get(key)
+        return value if self._rebuilds == rebuilds and self.front.layers is not None else self._whole_get(key)
 
     def _whole_get(self, key: bytes) -> bytes | None:
         with self._lock:
@@ -311,6 +314,12 @@ class View:
                 return changes[key]
         self._environment.check_open()
         return self._stored(key)
+
+    def stored_reader(self) -> tuple[Reader, Callable[[bytes], bytes | None], bytes]:
+        """(a reader, `get` of what it reads, head): the stored key is head + key, the stored value begins with its
+        checksum; with an empty head, keys and values are plain. For keys up to KEY_BYTES_MAX. Close the reader."""
+        reader = self._environment.tables.reader(self.name)
+        return (reader, *reader.raw())
 
     def items(self, prefix: bytes = b"") -> list[Pair]:
         """Return all pairs whose key begins with prefix, as of one moment, sorted by key."""
@@ -393,8 +402,8 @@ class View:
     def _swap(self, layers: Layers) -> None:
         """Show readers other layers, unless they see none. The lock is held."""
         self._now = layers
-        if self._layers is not None:
-            self._layers = layers
+        if self.front.layers is not None:
+            self.front.layers = layers
 
     def _apply_some(self) -> tuple[int, bool]:
         """Fold records until the end or until much is pending; return (how many, whether there are more)."""
@@ -417,7 +426,7 @@ class View:
     def _folded(self, end: int) -> Iterator[tuple[int, int, Memory]]:
         """(records, offset after them, what they change) from the position up to `end`, step by step."""
         if self._fold is None:
-            yield from latest_values(self._log, self._offset)
+            yield from latest_values(cast("ReadableLog", self._log), self._offset)
             return
         for record in self._records(self._log, self._offset):
             if record.offset >= end:
@@ -427,17 +436,17 @@ class View:
     def _make_whole(self) -> None:
         """Go on with a rebuild that an error ended. The lock is held."""
         self._environment.check_open()
-        if self._layers is None:
+        if self.front.layers is None:
             while self._apply_some()[1]:
                 pass  # nothing is committed: the environment's lock comes before ours
-            self._layers = self._now
+            self.front.layers = self._now
 
     def rebuild(self, reason: str) -> None:
         """Drop the stored view and fold its log again; readers wait meanwhile. The caller holds no view's lock."""
         with self._environment.lock, self._lock:
             self._environment.check_open()
             self._environment.report(f"view {self.name!r} rebuilt from its log: {reason}")
-            self._layers = None
+            self.front.layers = None
             self._rebuilds += 1
             self._environment.tables.drop(self.name)
             self._now = Layers({}, KeyOrder(), {}, KeyOrder())
@@ -449,7 +458,7 @@ class View:
             except Damaged as damage:
                 # Freshly written and bad again: the machine's memory or disk, not an old flip.
                 raise StorageError(f"view {self.name!r} is damaged as soon as it is written: {damage}") from None
-            self._layers = self._now
+            self.front.layers = self._now
 
     # -- for the environment ----------------------------------------------------------------------------------------
 
@@ -481,18 +490,4 @@ class View:
 
     def shut(self) -> None:
         """Nothing is read any more: the next reader asks the environment why. Takes no lock."""
-        self._layers = None
-
-
-def latest_values(log: SourceLog, offset: int) -> Iterator[tuple[int, int, Memory]]:
-    """(records, offset after them, {key: value, None for a tombstone}) of the committed records from `offset` on, a
-    run of batches at a time; compressed ones too. Raises CorruptBatchError, OffsetOutOfRangeError, StorageError."""
-    from mqcore.log.reader import PartitionReader  # here: a view over a fake log needs none
-
-    reader = PartitionReader(log, offset, copy=True)  # type: ignore[type-var]
-    while (columns := reader.read()) is not None:
-        changes: dict[bytes | None, bytes | None] = dict(
-            zip(columns.keys.iter_bytes(), columns.values.iter_bytes(), strict=True)
-        )
-        changes.pop(None, None)  # a record without a key says nothing about one
-        yield len(columns), columns.next_offset, changes  # type: ignore[misc]
+        self.front.layers = None

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mqcore.errors import MQError, StateConflictError
+from mqcore.log.view_pairs import Clock
 from mqcore.log.views import View
 from mqcore.state import changelog
 
@@ -78,7 +79,7 @@ class StateStore:
         self.view = View(environment, f"state:{name}", log, None)
         self.view.catch_up()
         self.changed = threading.Condition(threading.Lock())
-        self.stamp = 0
+        self.clock = Clock()
         self.in_progress: deque[Commit] = deque()  # appended, not decided, in the order of the log
         self._remembered: deque[Commit] = deque()  # for comparison, in progress or done, ascending
         self._remembered_bytes = 0
@@ -106,7 +107,7 @@ class StateStore:
         """A transaction begins to look; the stamp it is good up to."""
         with self.changed:
             self._running.add(transaction)
-            return self.stamp & ~1
+            return self.clock.stamp & ~1
 
     def leave(self, transaction: TransactionState) -> None:
         """It has ended."""
@@ -125,7 +126,7 @@ class StateStore:
                 self.changed.wait_for(lambda: not self._is_changing(key), COMMIT_WAIT_S)
             if self._behind:
                 self._follow()
-            stamp = self.stamp
+            stamp = self.clock.stamp
             self._compare(transaction, stamp)
             return stamp
 
@@ -169,6 +170,7 @@ class StateStore:
             self._last_stamp += 2
             commit = Commit(self._last_stamp, changes, size, base, end)
             self.in_progress.append(commit)
+            self.clock.in_progress = len(self.in_progress)
             self._remembered.append(commit)
             self._remembered_bytes += size
         return commit
@@ -194,40 +196,41 @@ class StateStore:
         while self.in_progress and self.in_progress[0].status != _PENDING:
             commit = self.in_progress[0]
             if commit.status == _APPLIED and not self._behind:
-                self.stamp = commit.stamp - 1
+                self.clock.stamp = commit.stamp - 1
                 self._try(lambda c=commit: self.view.apply(c.base_offset, c.next_offset, c.changes, c.size))
             if self._behind:
                 break
             self.in_progress.popleft()
-            self.stamp = max(self.stamp, commit.stamp)
+            self.clock.stamp = max(self.clock.stamp, commit.stamp)
         if self._behind:
             self._try(self._follow)
         self._forget()
 
     def _follow(self) -> None:
         """Have the view read the log. Raises what that raises; readers get it too until it succeeds."""
-        self.stamp |= 1
+        self.clock.stamp |= 1
         self._behind = True
         self.view.catch_up()
         self._behind = False
         while self.in_progress and self.in_progress[0].next_offset <= self.view.offset:
             self.in_progress.popleft()
         done = self.in_progress[0].stamp - 2 if self.in_progress else self._last_stamp
-        self.stamp = max(self.stamp & ~1, done)
+        self.clock.stamp, self.clock.in_progress = max(self.clock.stamp & ~1, done), len(self.in_progress)
 
     def _try(self, step: Any) -> None:
         try:
             step()
         except MQError as error:
             self._behind = True
-            self.stamp |= 1
+            self.clock.stamp |= 1
             logger.error("state %s cannot follow its changelog: %s", self.name, error)
 
     def _forget(self) -> None:
         """Drop commits that no running transaction began before, and the oldest where there are too many."""
-        oldest = min((transaction.stamp for transaction in self._running), default=self.stamp)
+        oldest = min((transaction.stamp for transaction in self._running), default=self.clock.stamp)
         remembered = self._remembered
-        while remembered and remembered[0].status != _PENDING and remembered[0].stamp <= self.stamp:
+        self.clock.in_progress = len(self.in_progress)
+        while remembered and remembered[0].status != _PENDING and remembered[0].stamp <= self.clock.stamp:
             if remembered[0].stamp > oldest:
                 if self._remembered_bytes <= REMEMBERED_BYTES_MAX:
                     return

@@ -51,8 +51,10 @@ class StateStores:
         Raises InvalidTopicError (the name), StoreReadOnlyError, StorageError, CorruptBatchError.
         """
         state = TransactionState(self.open(name, make=True))
-        tx.enlist(("state", name), state)
-        return state
+        kept: TransactionState = tx.enlist(("state", name), state)
+        if kept is not state:
+            state.aborted(tx)
+        return kept
 
     def state(self, name: str) -> State:
         """A state, to be read. Raises InvalidTopicError (the name)."""

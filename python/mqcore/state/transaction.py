@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mqcore.errors import InvalidTransactionStateError, RecordTooLargeError
 from mqcore.log.overlay import KeyOrder, Memory, Pair, key_range, merged
+from mqcore.log.view_pairs import KEY_BYTES_MAX, TransactedMap
 from mqcore.state.changelog import check_key, check_value
 from mqcore.state.store import in_range
 
@@ -24,23 +25,20 @@ if TYPE_CHECKING:
 _PAGE = 1000  # pairs that a scan reads, and notes as read, at a time
 
 
-class TransactionState:
-    """`tx.state(name)`: a map of bytes to bytes, ordered by key. Made by StateStores.of."""
+class TransactionState(TransactedMap):
+    """`tx.state(name)`: a map of bytes to bytes, ordered by key. Made by StateStores.in_transaction."""
 
     def __init__(self, store: StateStore) -> None:
-        self._store, self._get = store, store.view.get
-        self.changes: Memory = {}
+        room = store.value_room
+        super().__init__(store.view, store.clock, KEY_BYTES_MAX, room)
+        self._store, self._room = store, room
         self._order = KeyOrder()
-        self._keys_read: set[bytes] = set()
         self._ranges_read: list[list[bytes | None]] = []  # low (never None) and high of each
-        self._room = store.value_room
-        self._over = False
         self._commit: Commit | None = None
-        self.stamp = 0
         self.stamp = store.enter(self)
 
     def __repr__(self) -> str:
-        return f"<TransactionState {self._store.name} {len(self.changes)} changes{' over' if self._over else ''}>"
+        return f"<TransactionState {self._store.name} {len(self.changes)} changes{' over' if self.over else ''}>"
 
     @property
     def name(self) -> str:
@@ -48,39 +46,17 @@ class TransactionState:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def get(self, key: bytes, default: Any = None) -> Any:
-        """The value of a key, `default` without one. Raises StateConflictError, StorageError."""
-        value = self._look(key)
-        return default if value is None else value
-
-    def __getitem__(self, key: bytes) -> bytes:
-        """As get. KeyError without a value."""
-        value = self._look(key)
-        if value is None:
-            raise KeyError(key)
-        return value
-
-    def __contains__(self, key: bytes) -> bool:
-        return self._look(key) is not None
-
-    def _look(self, key: bytes) -> bytes | None:
-        if key in self.changes and not self._over:
+    def _look_again(self, key: Any) -> bytes | None:
+        self._check()
+        key, store = check_key(key), self._store
+        if key in self.changes:
             return self.changes[key]
-        store = self._store
-        while not self._over:
-            if not store.in_progress and store.stamp == self.stamp:
-                value = self._get(key)
-                # The stamp is as before: nothing was applied since, so this belongs to what was read earlier.
-                if store.stamp == self.stamp:
-                    self._keys_read.add(key)
-                    return value
-            check_key(key)
+        while True:
             self.stamp = stamp = store.refresh(self, key)
-            value = self._get(key)
-            if store.stamp == stamp:
-                self._keys_read.add(key)
+            value = store.view.get(key)
+            if store.clock.stamp == stamp:  # nothing was applied since: it belongs to what was read earlier
+                self.keys_read.add(key)
                 return value
-        raise self._ended()
 
     def items(
         self,
@@ -133,34 +109,27 @@ class TransactionState:
         store = self._store
         while True:
             self._check()
-            if store.stamp != self.stamp:
+            if store.clock.stamp != self.stamp:
                 self.stamp = store.refresh(self)
             page = store.view.scan(low, high, reverse=reverse, limit=pairs)
-            if store.stamp == self.stamp:
+            if store.clock.stamp == self.stamp:
                 return page
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def __setitem__(self, key: bytes, value: bytes) -> None:
-        """Set a pair. Raises RecordTooLargeError (key over 480 bytes; pair over the changelog's max.message.bytes)."""
-        if self._over:
-            raise self._ended()
-        if type(key) is not bytes or len(key) > 480:
-            key = check_key(key)
-        if type(value) is not bytes:
-            value = check_value(value)
+    def _set_checked(self, key: Any, value: Any) -> None:
+        self._check()
+        self.changes.update((self._checked(key, value),))
+
+    def _checked(self, key: Any, value: Any) -> tuple[bytes, bytes]:
+        key, value = check_key(key), check_value(value)
         if len(value) + len(key) > self._room:
             raise RecordTooLargeError("a state's pair is too large", size=len(key) + len(value), limit=self._room)
-        self.changes[key] = value
-
-    def __delitem__(self, key: bytes) -> None:
-        """Take a key away. KeyError if it has no value."""
-        self[key]
-        self.changes[check_key(key)] = None
+        return key, value
 
     def pop(self, key: bytes, default: Any = None) -> Any:
         """Take a key away and return its value, `default` without one."""
-        value = self._look(key)
+        value: bytes | None = self.get(key)
         if value is None:
             return default
         self.changes[check_key(key)] = None
@@ -168,12 +137,8 @@ class TransactionState:
 
     def update(self, pairs: Any) -> None:
         """Set many pairs: a mapping, or (key, value) tuples. None of them if one is refused."""
-        checked = {check_key(key): check_value(value) for key, value in dict(pairs).items()}
         self._check()
-        for key, value in checked.items():
-            if len(value) + len(key) > self._room:
-                raise RecordTooLargeError("a state's pair is too large", size=len(key) + len(value), limit=self._room)
-        self.changes.update(checked)
+        self.changes.update([self._checked(key, value) for key, value in dict(pairs).items()])
 
     # -- the end (Participant) --------------------------------------------------------------------------------------
 
@@ -181,7 +146,7 @@ class TransactionState:
         """Whether this transaction read or wrote what these changes change."""
         keys = changes.keys()
         return (
-            not keys.isdisjoint(self._keys_read)
+            not keys.isdisjoint(self.keys_read)
             or not keys.isdisjoint(self.changes.keys())
             or (bool(self._ranges_read) and in_range(changes, self._ranges_read))
         )
@@ -190,7 +155,7 @@ class TransactionState:
         """Compare and append; the store-wide commit lock is held. Raises StateConflictError."""
         self._check()
         self._commit = self._store.prepare(self, tx)
-        self._over = True
+        self.over = True
 
     def applied(self, tx: Any) -> None:
         """The transaction is durable."""
@@ -204,12 +169,12 @@ class TransactionState:
         self._finish()
 
     def _finish(self) -> None:
-        self._over, self._commit = True, None
+        self.finish()
+        self._commit, self._ranges_read = None, []
         self._store.leave(self)
-        self.changes, self._keys_read, self._ranges_read = {}, set(), []
 
     def _check(self) -> None:
-        if self._over:
+        if self.over:
             raise self._ended()
 
     def _ended(self) -> InvalidTransactionStateError:
