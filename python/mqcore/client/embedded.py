@@ -12,7 +12,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from mqcore.client.linger import Linger
 from mqcore.config.keys import ConfigValue
@@ -26,11 +26,15 @@ from mqcore.types import Durability
 
 if TYPE_CHECKING:
     from mqcore.client.consumer import Consumer
+    from mqcore.client.group_consumer import GroupConsumer
+    from mqcore.client.heartbeats import Heartbeats
     from mqcore.client.producer import Producer
+    from mqcore.groups.coordinator import Coordinator
     from mqcore.log.adopt import Adopted
 
 
 Child = TypeVar("Child")
+Topics = str | re.Pattern[str] | Iterable[str | re.Pattern[str]]
 
 
 class Store:
@@ -43,6 +47,8 @@ class Store:
         self._lock = threading.Lock()
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._states = StateStores(log)
+        self._groups: Coordinator | None = None
+        self._heartbeats: Heartbeats | None = None
         self._linger = Linger()  # one thread for the lingering records of all producers
 
     def __repr__(self) -> str:
@@ -149,6 +155,17 @@ class Store:
         UnknownTopicError; InvalidConfigError: the topic is not compacted."""
         return self._states.table(topic)
 
+    @property
+    def groups(self) -> Coordinator:
+        """The coordinator of consumer groups: what `mqcore group` asks. Made at the first need."""
+        from mqcore.groups.coordinator import Coordinator
+
+        self.log.check_usable()
+        with self._lock:
+            if self._groups is None:
+                self._groups = Coordinator(self.log)
+            return self._groups
+
     # -- clients ----------------------------------------------------------------------------------------------------
 
     def producer(self, **options: Any) -> Producer:
@@ -158,13 +175,32 @@ class Store:
         self.log.check_writable()
         return self._keep(Producer(self.log, **{"linger": self._linger, **options}))
 
-    def consumer(self, *topics: str | re.Pattern[str] | Iterable[str | re.Pattern[str]], **options: Any) -> Consumer:
+    @overload
+    def consumer(self, *topics: Topics, group: None = None, **options: Any) -> Consumer: ...
+    @overload
+    def consumer(self, *topics: Topics, group: str, **options: Any) -> GroupConsumer: ...
+    def consumer(self, *topics: Topics, group: str | None = None, **options: Any) -> Consumer:
         """A consumer of topics (names, lists of names, regular expressions compiled or as strings that begin with "^").
-        options: see mqcore.client.consumer.Consumer."""
+        group: share their partitions with the group's other consumers, and go on where the group is.
+        options: see mqcore.client.consumer.Consumer and mqcore.client.group_consumer.GroupConsumer."""
+        if group is not None:
+            return self._group_consumer(topics, group, options)
         from mqcore.client.consumer import Consumer
 
         self.log.check_usable()
         return self._keep(Consumer(self.log, *topics, **options))
+
+    def _group_consumer(self, topics: tuple[Topics, ...], group: str, options: dict[str, Any]) -> GroupConsumer:
+        from mqcore.client.group_consumer import GroupConsumer
+        from mqcore.client.heartbeats import Heartbeats
+
+        coordinator = self.groups
+        with self._lock:
+            if self._heartbeats is None:
+                self._heartbeats = Heartbeats(coordinator)
+            heartbeats = self._heartbeats
+        made = GroupConsumer(self.log, *topics, group=group, coordinator=coordinator, heartbeats=heartbeats, **options)
+        return self._keep(made)
 
     def _keep(self, child: Child) -> Child:
         with self._lock:
@@ -184,7 +220,8 @@ class Store:
             children = list(self._children)
             self._children.clear()
         first: MQError | None = None
-        for close in [*(child.close for child in children), self._linger.close, self.log.close]:
+        parts = [part for part in (self._heartbeats, self._groups, self._linger, self.log) if part is not None]
+        for close in [child.close for child in [*children, *parts]]:
             try:
                 close()
             except MQError as error:

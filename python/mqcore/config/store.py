@@ -55,6 +55,16 @@ _ALL = (
     Key("log.cleaner.io.max.bytes.per.second", "int", 64 * _MIB, "bound on compaction's I/O", "bytes", 4096),
     Key("seal.io.max.bytes.per.second", "int", 256 * _MIB, "bound on the reads that make seal digests", "bytes", 4096),
     Key("num.recovery.threads.per.data.dir", "int", 4, "threads that scan segments at open", "", 1, 256),
+    Key("offsets.topic.num.partitions", "int", 50, "partitions of __consumer_offsets, when it is made", "", 1, 10_000),
+    Key(
+        "offsets.retention.minutes", "int", 10_080, "how long offsets outlive their group's last member", "", 1, INT_MAX
+    ),
+    Key(
+        "offset.metadata.max.bytes", "int", 4096, "longest text that goes with a committed offset", "bytes", 0, INT_MAX
+    ),
+    Key("group.max.size", "int", 10_000, "members of one group", "", 1, INT_MAX),
+    Key("group.initial.rebalance.delay.ms", "int", 0, "an empty group's wait for more members", "ms", 0, INT_MAX),
+    Key("group.cache.max.groups", "int", 10_000, "groups kept in memory without members", "", 1, INT_MAX),
 )
 KEYS: Mapping[str, Key] = {key.name: key for key in _ALL}
 
@@ -105,6 +115,12 @@ class StoreConfig:
     log_cleaner_io_max_bytes_per_second: int = KEYS["log.cleaner.io.max.bytes.per.second"].default
     seal_io_max_bytes_per_second: int = KEYS["seal.io.max.bytes.per.second"].default
     num_recovery_threads_per_data_dir: int = KEYS["num.recovery.threads.per.data.dir"].default
+    offsets_topic_num_partitions: int = KEYS["offsets.topic.num.partitions"].default
+    offsets_retention_minutes: int = KEYS["offsets.retention.minutes"].default
+    offset_metadata_max_bytes: int = KEYS["offset.metadata.max.bytes"].default
+    group_max_size: int = KEYS["group.max.size"].default
+    group_initial_rebalance_delay_ms: int = KEYS["group.initial.rebalance.delay.ms"].default
+    group_cache_max_groups: int = KEYS["group.cache.max.groups"].default
     topic_defaults: Mapping[str, str] = field(default_factory=dict)
     """{topic key: text}: pass it to TopicConfig.parse as `defaults`."""
 
