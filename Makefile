@@ -29,7 +29,7 @@ C_FILES := $(wildcard mqcore/src/*.[ch] mqcore/include/mqcore/*.h mqcore/tests/*
 FUZZ_SECONDS ?= 10
 PYTEST_ARGS ?=
 
-.PHONY: help run build test lint format core-test fuzz callgrind callgrind-baseline pytest sanitize kafka-jars bench torture wheel clean
+.PHONY: help run build test lint format core-test fuzz callgrind callgrind-baseline pytest sanitize kafka-jars bench torture soak wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -130,6 +130,9 @@ bench: $(BUILT) $(TOOLS) ## every benchmark as a ratio to this machine's limit; 
 
 torture: $(BUILT) $(TOOLS) ## every fault suite at its full count
 	$(VENV)/bin/mqcore torture all $(TORTURE_ARGS)
+
+soak: $(BUILT) ## 10^8 records through a store under retention and compaction: nothing may grow
+	$(VENV)/bin/mqcore torture soak $(SOAK_ARGS)
 
 wheel: $(BUILT) $(VENV)/.wheel ## a manylinux wheel in dist/, built with zig and checked by auditwheel
 	$(PY) tools/build_wheel.py

@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 JOBS = int(os.environ.get("MQCORE_JOBS", os.cpu_count() or 1))
 CORE = sorted(glob("mqcore/src/*.c"))
-HEADERS = sorted(glob("mqcore/include/mqcore/*.h"))
+HEADERS = sorted(glob("mqcore/include/mqcore/*.h") + glob("mqcore/src/*.h"))
 PXD = sorted(glob("bindings/**/*.pxd", recursive=True))
 
 BUILD_DIR = os.environ.get("MQCORE_BUILD_DIR", "")

@@ -63,6 +63,26 @@ static void compare_parsers(const uint8_t *at, const uint8_t *end)
     }
 }
 
+/* The survey says what the batches say one by one, and takes nothing that one of them is not. */
+static void check_survey(const uint8_t *bytes, size_t size)
+{
+    mq_batches_facts facts;
+    const bool whole = mq_batches_survey(bytes, size, MQ_BATCH_BYTES_MAX, &facts);
+    mq_batch b = {0};
+    mq_error err;
+    int64_t offsets = 0, least = INT64_MAX, most = -1;
+    size_t at = 0;
+    for (; at < size && mq_batch_parse(bytes + at, size - at, MQ_BATCH_BYTES_MAX, &b, &err) == MQ_OK; at += b.size) {
+        offsets += (int64_t)b.last_offset_delta + 1;
+        least = b.base_timestamp < least ? b.base_timestamp : least;
+        most = b.max_timestamp > most ? b.max_timestamp : most;
+    }
+    if (whole != (size > 0 && at == size))
+        abort();
+    if (whole && (facts.offsets != offsets || facts.base_timestamp != least || facts.max_timestamp != most))
+        abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 4)
@@ -76,6 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(bytes, data + 4, size);
     compare_parsers(bytes, bytes + size);
     seal_all(bytes, size);
+    check_survey(bytes, size);
     mq_error err;
     mq_run run;
     const mq_run_options options = {.end = size,

@@ -139,6 +139,31 @@ static void append_time_is_stamped(void)
     CHECK(b.max_timestamp == 123456789012345 && (b.attributes & MQ_ATTR_LOG_APPEND_TIME) && b.base_timestamp == 1000);
 }
 
+static void a_survey_takes_whole_batches_only(void)
+{
+    mq_batches_facts facts;
+    m.size = 0;
+    CHECK(!mq_batches_survey(m.bytes, 0, 1 << 20, &facts));
+    maker_batch(&m, 7, 3, 0);
+    const size_t first = m.size;
+    maker_batch(&m, 7, 5, 0);
+    mq_store_be64(m.bytes + first + 27, 900);  /* base timestamp */
+    mq_store_be64(m.bytes + first + 35, 5000); /* maximal timestamp */
+    mq_store_be64(m.bytes + 27, 1000);
+    mq_store_be64(m.bytes + 35, 2000);
+    CHECK(mq_batches_survey(m.bytes, m.size, 1 << 20, &facts) && facts.offsets == 8);
+    CHECK(facts.base_timestamp == 900 && facts.max_timestamp == 5000);
+    CHECK(mq_batches_survey(m.bytes, first, 1 << 20, &facts) && facts.offsets == 3 && facts.max_timestamp == 2000);
+    for (size_t size = 1; size < m.size; size++) {
+        uint8_t *copy = exact_copy(m.bytes, size); /* nothing is read outside */
+        CHECK(mq_batches_survey(copy, size, 1 << 20, &facts) == (size == first));
+        free(copy);
+    }
+    CHECK(!mq_batches_survey(m.bytes, m.size, (uint32_t)(m.size - first) - 1, &facts)); /* the second is too large */
+    m.bytes[first + 16] = 1;                                                            /* magic */
+    CHECK(!mq_batches_survey(m.bytes, m.size, 1 << 20, &facts));
+}
+
 int main(void)
 {
     RUN(fields_are_read);
@@ -147,5 +172,6 @@ int main(void)
     RUN(header_rules);
     RUN(records_are_walked);
     RUN(append_time_is_stamped);
+    RUN(a_survey_takes_whole_batches_only);
     FINISH();
 }

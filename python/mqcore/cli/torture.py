@@ -23,6 +23,7 @@ SUITES = {
     "clock": 200,
     "buffers": 10_000,
     "mutants": 18,
+    "soak": 100_000_000,  # records
 }
 
 

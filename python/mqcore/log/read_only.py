@@ -26,6 +26,7 @@ from mqcore.log.group_commit import GroupCommit
 from mqcore.log.manager import LogStore, durability_of
 from mqcore.log.marks import Marks, page_path
 from mqcore.log.offsets import Offsets
+from mqcore.log.open_report import Finding
 from mqcore.log.recovery import BATCH_BYTES_MAX
 from mqcore.log.segments import UNKNOWN
 from mqcore.log.topics import METADATA_TOPIC, TopicInfo, TopicRegistry
@@ -225,6 +226,8 @@ class ReadOnlyStore(LogStore):
                 for entry in group.replay():
                     key = (entry.topic_id, entry.partition)
                     proven[key] = max(proven.get(key, 0), entry.next_offset)
+                if group.damage:  # what it proved is not served, though the next writer may find it in the segments
+                    self.recovery.add(Finding("lost", path, group.damage))
                 group.close()
             self._proven = proven
         return self._proven

@@ -249,3 +249,20 @@ def test_how_the_last_writer_left_the_store_is_what_counts(tmp_path: Path) -> No
         put(store.partition(TOPIC, 1), b"not told", wait=False)
         store.abandon()
         assert values_of(reader.partition(TOPIC, 1)) == [b"before", b"told"]
+
+
+def test_a_damaged_journal_is_reported_to_a_reader(tmp_path: Path) -> None:
+    store = LogStore.open(tmp_path / "live")
+    store._maintenance.stop()
+    store.create_topic(TOPIC)
+    for number in range(10):
+        put(store.partition(TOPIC, 0), b"value-%d" % number)
+    image = kill(store, tmp_path / "image")
+    (ring,) = (image / "journal").iterdir()
+    flip(ring, ring.read_bytes().index(b"value-5"))
+    reader = LogStore.open(image, read_only=True)
+    assert len(values_of(reader.partition(TOPIC, 0))) == 10  # later records prove what lies before them, too
+    assert ["journal record" in one.reason for one in reader.recovery.of("lost")] == [True]
+    reader.close()
+    with opened(image) as store:
+        assert len(values_of(store.partition(TOPIC, 0))) == 10  # the segment has it all the same
