@@ -26,6 +26,7 @@ from core_batch cimport (
     mq_run_free, mq_run_copy, mq_run_keys, mq_run_options, mq_run_plan,
 )
 from spare_memory cimport spare_give, spare_take
+from value_bytes cimport PyObject, mq_bytes_forget, next_bytes
 from status cimport MQ_ECORRUPT, MQ_OK, mq_error, mq_fail, mq_status, raise_status
 
 cdef str VALUE = sys.intern("value")
@@ -226,9 +227,6 @@ cdef class Columns:
     def __iter__(self):
         return self.iter_records()
 
-    def iter_bytes(self):
-        return self.values.iter_bytes()
-
     cdef object value_at(self, Py_ssize_t i):
         return bytes_at(self.bytes, self.start_at[i], self.length_at[i])
 
@@ -366,6 +364,10 @@ cdef class ValueIterator:
     cdef const int32_t *lengths
     cdef Py_ssize_t index, count
     cdef object source  # a memoryview to slice, or None for bytes
+    cdef PyObject *spares[2]  # see value_bytes.pxd
+
+    def __dealloc__(self):
+        mq_bytes_forget(self.spares)
 
     def __iter__(self):
         return self
@@ -376,7 +378,7 @@ cdef class ValueIterator:
             raise StopIteration
         self.index = i + 1
         if self.source is None:
-            return bytes_at(self.bytes, self.starts[i], self.lengths[i])
+            return next_bytes(self.spares, i, self.bytes, self.starts[i], self.lengths[i])
         return None if self.lengths[i] < 0 else self.source[self.starts[i]:self.starts[i] + self.lengths[i]]
 
 
@@ -473,10 +475,8 @@ def decode(buffer, Py_ssize_t start=0, Py_ssize_t end=-1, *, int64_t min_offset=
     cdef Block list_block
     cdef Py_ssize_t records
     PyObject_GetBuffer(buffer, &run.view, PyBUF_SIMPLE)
-    run.held = True
-    run.bytes = <const uint8_t *>run.view.buf
-    if end == -1:
-        end = run.view.len
+    run.held, run.bytes = True, <const uint8_t *>run.view.buf
+    end = run.view.len if end == -1 else end
     if start < 0 or start > end or end > run.view.len:
         raise ValueError(f"range {start} .. {end} is not inside the buffer of {run.view.len} bytes")
     run.end = end

@@ -62,8 +62,6 @@ class Columns:
     def headers(self, index: int) -> list[tuple[str, bytes | None]]:
         """The headers of one record; bytes of a name that are no UTF-8 become surrogate escapes."""
     def iter_records(self) -> RecordIterator: ...
-    def iter_bytes(self) -> Iterator[bytes | None]:
-        """The values as bytes objects (copies), one at a time."""
 
 @final
 class Record:
@@ -120,7 +118,8 @@ class Values(Sequence[memoryview | None]):
     def __getitem__(self, index: slice, /) -> list[memoryview | None]: ...
     def __iter__(self) -> Iterator[memoryview | None]: ...
     def iter_bytes(self) -> Iterator[bytes | None]:
-        """Bytes objects (copies), one at a time: the fastest way through a batch in Python."""
+        """Bytes objects (copies), one at a time: the fastest way through a batch in Python. An object that nobody else
+        refers to any more may come again with another value."""
     def to_list(self) -> list[bytes | None]: ...
     def to_numpy(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int32]]:
         """(buffer, starts, lengths), no copy: value i is buffer[starts[i] : starts[i] + lengths[i]]; -1: null."""

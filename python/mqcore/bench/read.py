@@ -60,7 +60,7 @@ def read_numpy(directory: Path) -> Comparison:
 
 @case("read_bytes", goal=1.3, base=UNPACK)
 def read_bytes(directory: Path) -> Comparison:
-    """Every value as a bytes object."""
+    """Every value as a bytes object in a loop that drops it, and so has its object used again; the base makes new ones."""
     store, joined = _filled(directory)
 
     def run(_: Any) -> None:

@@ -54,7 +54,7 @@ def test_decode_gives_back_what_was_encoded(batches: list[list[Plain]], base: in
     assert [plain(r) for r in run] == expected
     assert run.offsets.tolist() == [r.offset for r in expected]
     assert run.timestamps.tolist() == [r.timestamp for r in expected]
-    assert run.values.to_list() == list(run.iter_bytes()) == [r.value for r in expected]
+    assert run.values.to_list() == list(run.values.iter_bytes()) == [r.value for r in expected]
     assert run.keys.to_list() == [r.key for r in expected]
     assert [None if v is None else bytes(v) for v in run.values] == [r.value for r in expected]
     assert {(r.topic, r.partition) for r in run} == {("t", 3)}
