@@ -9,6 +9,9 @@ Invariants:
     4. A round survives Ctrl-C: an interrupt that reaches Python code of the leader is kept until the round is over,
        and the round is run again (the same bytes at the same places), so no follower waits for a leader that is gone.
     5. A failed round is final: `_error` is set once, every waiter and every later caller gets an error.
+    6. Whoever a round made durable is woken by the one before it in line, as soon as that one has the GIL, and the
+       first by the leader: all at once would only queue up for the GIL. A waiter that has a verdict leaves only when
+       it was woken, and runs no Python code between that and waking its heir.
 """
 import time
 
@@ -106,6 +109,7 @@ cdef struct Waiter:
     int verdict
     Waiter *previous
     Waiter *following
+    Waiter *heir  # invariant 6
 
 
 cdef class CommitQueue:
@@ -116,12 +120,10 @@ cdef class CommitQueue:
     cdef dict _targets  # id(target) -> _Progress
     cdef list _pending
     cdef int64_t _pending_bytes, _ticket, _completed
-    cdef bint _leading, _closed, _worker_parked
+    cdef bint _leading, _closed
     cdef object _error
     cdef Waiter *_first
     cdef Waiter *_last
-    cdef unsigned _wanted
-    cdef PyThread_type_lock _work
     cdef PyThread_type_lock _gathered  # held; released once _expected submissions are pending, if _gathering
     cdef bint _gathering
     cdef Py_ssize_t _expected
@@ -130,17 +132,12 @@ cdef class CommitQueue:
     def __cinit__(self, write_round, final_error):
         self._write_round, self._final_error = write_round, final_error
         self._targets, self._pending = {}, []
-        self._work = PyThread_allocate_lock()
         self._gathered = PyThread_allocate_lock()
-        if self._work == NULL or self._gathered == NULL:
+        if self._gathered == NULL:
             raise MemoryError("lock")
-        PyThread_acquire_lock(self._work, 0)
         PyThread_acquire_lock(self._gathered, 0)
 
     def __dealloc__(self):
-        if self._work != NULL:
-            PyThread_release_lock(self._work)
-            PyThread_free_lock(self._work)
         if self._gathered != NULL:
             PyThread_release_lock(self._gathered)
             PyThread_free_lock(self._gathered)
@@ -282,6 +279,7 @@ cdef class CommitQueue:
         cdef PyLockStatus got
         cdef long long micros = -1
         cdef double deadline = 0 if timeout_s is None else time.monotonic() + <double>timeout_s
+        cdef bint promised
         interrupt = None
         while True:
             if timeout_s is not None:
@@ -291,6 +289,7 @@ cdef class CommitQueue:
             if got == PY_LOCK_ACQUIRED:
                 break
             if got == PY_LOCK_INTR:
+                self._wake_heir(w)
                 try:
                     PyErr_CheckSignals()
                 except BaseException as error:
@@ -298,9 +297,14 @@ cdef class CommitQueue:
                 if interrupt is None:
                     continue
             with self._mutex:
-                if w.verdict == WAITING:
+                promised = w.verdict != WAITING
+                if not promised:
                     self._unlink(w)
+            if promised:
+                with nogil:
+                    PyThread_acquire_lock(w.park, 1)
             break
+        self._wake_heir(w)
         PyThread_free_lock(w.park)
         if w.verdict == LEAD:
             self._lead()
@@ -334,6 +338,13 @@ cdef class CommitQueue:
         self._unlink(w)
         w.verdict = verdict
         PyThread_release_lock(w.park)  # w is gone after this
+
+    cdef void _wake_heir(self, Waiter *w) noexcept:
+        cdef Waiter *heir
+        with self._mutex:
+            heir, w.heir = w.heir, NULL
+        if heir != NULL:
+            PyThread_release_lock(heir.park)  # heir is gone after this
 
     # ---- lead ----
 
@@ -434,6 +445,8 @@ cdef class CommitQueue:
         cdef Submission s
         cdef Waiter *w
         cdef Waiter *following
+        cdef Waiter *heirs = NULL
+        cdef Waiter *youngest = NULL
         cdef Py_ssize_t woken = 1
         for s in round_:
             s._drop()
@@ -462,10 +475,18 @@ cdef class CommitQueue:
                 if failure is not None:
                     self._decide(w, FAILED)
                 elif w.ticket <= end:
-                    self._decide(w, DURABLE)
+                    self._unlink(w)
+                    w.verdict = DURABLE
+                    if heirs == NULL:
+                        heirs = w
+                    else:
+                        youngest.heir = w
+                    youngest = w
                     woken += 1
                 w = following
             self._expected = woken + len(self._pending)
+        if heirs != NULL:
+            PyThread_release_lock(heirs.park)
         return 0
 
     def fail(self, error):
@@ -476,25 +497,3 @@ cdef class CommitQueue:
     def close(self):
         with self._mutex:
             self._closed = True
-
-    # ---- the flusher thread's inbox ----
-
-    def request(self, unsigned bits):
-        """Add work for the thread in wait_work (bits are the caller's)."""
-        with self._mutex:
-            self._wanted |= bits
-            if self._worker_parked:
-                self._worker_parked = False
-                PyThread_release_lock(self._work)
-
-    def wait_work(self):
-        """Block until there is work; take and return its bits. For one thread."""
-        cdef unsigned bits = 0
-        while True:
-            with self._mutex:
-                bits, self._wanted = self._wanted, 0
-                self._worker_parked = bits == 0
-            if bits != 0:
-                return bits
-            with nogil:
-                PyThread_acquire_lock(self._work, 1)

@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mqcore._native.commit import CommitQueue, Submission
+from mqcore._native.inbox import Inbox
 from mqcore._native.journal import Journal
 from mqcore.errors import DiskFullError, InvariantError, StorageError, StoreClosedError
 from mqcore.log.commit_ports import DurableTarget, FlushableSegment, OnCheckpoint, SyncIo
@@ -94,6 +95,7 @@ class GroupCommit:
         self._dirty_lock = threading.Lock()
         self._checkpoint_lock = threading.Lock()
         self._flusher: threading.Thread | None = None
+        self._inbox = Inbox()  # the flusher's
         self._flusher_lock = threading.Lock()  # starts the flusher once
         self._grow_lock = threading.Lock()  # one adds a file at a time; nothing else is locked under it
         self._work_requested = False  # the flusher was asked to grow or checkpoint and has not begun
@@ -399,11 +401,11 @@ class GroupCommit:
                     # A daemon that is stopped and joined here: a plain thread would keep a forgotten store's
                     # interpreter alive, a mere daemon would be killed inside a write.
                     atexit.register(_stop_at_exit, weakref.ref(self))
-        self._queue.request(bits)
+        self._inbox.request(bits)
 
     def _run_flusher(self) -> None:
         while True:
-            bits = self._queue.wait_work()
+            bits = self._inbox.take()
             try:
                 if bits & _FLUSH:
                     self._queue.drain()
@@ -421,7 +423,7 @@ class GroupCommit:
     def _stop_flusher(self) -> None:
         thread = self._flusher
         if thread is not None:
-            self._queue.request(_STOP)
+            self._inbox.request(_STOP)
             thread.join()
             self._flusher = None
 
