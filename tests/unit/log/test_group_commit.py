@@ -459,3 +459,36 @@ def test_many_decisions_of_one_round_take_several_records(tmp_path: Path) -> Non
     again = open_committer(tmp_path)
     assert redo(list(again.replay()), {}) == {0: 600}
     abandon(again)
+
+
+def test_waiters_that_give_up_leave_nobody_asleep(tmp_path: Path) -> None:
+    """Whom a round woke wakes the next one: also where a timeout or a signal comes between the round and the waking."""
+    committer = open_committer(tmp_path)
+    partitions = [FakePartition(number) for number in range(8)]
+    late = [0] * len(partitions)
+
+    def work(number: int) -> None:
+        for step in range(150):
+            mine = partitions[number].append(committer, b"%d-%d" % (number, step))
+            try:
+                committer.wait(partitions[number], mine, 1e-4 if number % 2 else None)
+            except TimeoutExceededError:
+                late[number] += 1
+
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, len(partitions))]
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        for thread in threads:
+            thread.start()
+        work(0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    committer.drain()
+    assert [p.durable for p in partitions] == [150] * len(partitions)
+    assert not any(late[::2]), "who has all the time does not time out"
+    committer.close()
