@@ -86,7 +86,7 @@ def read_above_the_durable_mark() -> None:
 def journal_not_replayed() -> None:
     from mqcore.log.open_store import WriterOpening
 
-    _patch(WriterOpening, "_replay", lambda _: lambda self, find: None)
+    _patch(WriterOpening, "_replay", lambda _: lambda self, find, orphans=None: None)
 
 
 def ring_freed_before_the_flush() -> None:
