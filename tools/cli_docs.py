@@ -21,7 +21,7 @@ import click
 from mqcore.cli.main import cli
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
-_BLOCK = re.compile(r"<!-- help: (?P<name>[a-z ]+) -->\n.*?<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- help: (?P<name>[a-z -]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:

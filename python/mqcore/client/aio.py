@@ -35,6 +35,7 @@ from mqcore.log.reader import Record
 from mqcore.types import IsolationLevel, OffsetRange, RecordMetadata, TopicPartition
 
 if TYPE_CHECKING:
+    from mqcore.client.aio_group import AsyncGroupConsumer
     from mqcore.config.keys import ConfigValue
     from mqcore.log.marks import Marks
     from mqcore.log.topics import TopicInfo
@@ -382,11 +383,20 @@ class AsyncStore:
         follow: bool = True,
         copy: bool = False,
     ) -> AsyncConsumer:
-        """A consumer; topics and options as Consumer's."""
+        """A consumer; topics and options as Consumer's. For one in a group: `group_consumer`."""
         consumer = self.sync.consumer(
             *topics, start=start, isolation=isolation, on_out_of_range=on_out_of_range, follow=False, copy=copy
         )
         return AsyncConsumer(self, consumer, follow=follow)
+
+    def group_consumer(
+        self, *topics: Name | Iterable[Name], group: str, follow: bool = True, **options: Any
+    ) -> AsyncGroupConsumer:
+        """A consumer in a group; options as GroupConsumer's. Its callbacks are plain functions, called on the loop."""
+        from mqcore.client.aio_group import AsyncGroupConsumer
+
+        consumer = self.sync.consumer(*topics, group=group, follow=False, **options)
+        return AsyncGroupConsumer(self, consumer, follow=follow)
 
     async def close(self) -> None:
         """Close producers and consumers, sync, and leave nothing to recover."""

@@ -59,11 +59,14 @@ class ClassicGroup:
         self._held_until_s = 0.0  # the first rebalance of an empty group waits for more members
         self._answers: list[Callable[[], None]] = []
 
-    def load(self, stored: StoredGroup) -> None:
+    def load(self, stored: StoredGroup, now: Now) -> None:
         """Go on from the group's record: its generation and causes. Its members were of a process that is gone."""
         self.generation, self.protocol_type = stored.generation, stored.protocol_type
         self.state_ms = stored.state_ms
         self.causes.extend(stored.causes)
+        if stored.members:
+            self.state_ms, self.changed = now.ms, True
+            self.causes.append(Cause(now.ms, self.generation, "the store was opened anew: its members are gone"))
 
     def stored(self) -> StoredGroup:
         """The group's record, as it is now."""

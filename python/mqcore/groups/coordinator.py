@@ -29,9 +29,11 @@ from mqcore.types import TopicPartition
 
 if TYPE_CHECKING:
     from mqcore.log.manager import LogStore
+    from mqcore.log.report import MaintenanceReport
 
 logger = logging.getLogger("mqcore.groups")
 GROUP_ID_BYTES_MAX = 1024
+EXPIRY_S = 600.0  # Kafka's offsets.retention.check.interval.ms
 SETTLE_S = 30.0  # how long a fetch waits for commits that are on their way
 OffsetToCommit = int | tuple[int, str] | Committed
 """An offset, one with a text that goes with it, or all that there is to say."""
@@ -45,6 +47,26 @@ class Coordinator:
         self.topic = OffsetsTopic(store)
         self._lock = threading.Lock()
         self._groups: dict[str, Group] = {}
+        self._made = False  # the topic is there
+        self._expired_s = store.clock.monotonic_s()
+
+    def ready(self) -> None:
+        """Have the topic, before any lock is taken; from then on maintenance looks after offsets that expire."""
+        if not self._made:
+            self.topic.make()
+            self._made = True
+            self.store.housekeeper.guests.append(self._maintain)
+            self.store.views.hurry()
+
+    def _maintain(self, _: MaintenanceReport) -> None:
+        """A pass of maintenance: bring the views up to their logs; now and then look for offsets to expire."""
+        self.topic.catch_up()
+        now_s = self.store.clock.monotonic_s()
+        if now_s - self._expired_s >= EXPIRY_S:
+            self._expired_s = now_s
+            from mqcore.groups.admin import expire
+
+            expire(self, self.store.retention_clock.now_ms(), self.store.config.offsets_retention_minutes * 60_000)
 
     # -- members ----------------------------------------------------------------------------------------------------
 
@@ -91,6 +113,7 @@ class Coordinator:
     @contextlib.contextmanager
     def changing(self, group_id: str) -> Iterator[tuple[Group, Now]]:
         """A group, locked, and the time. Afterwards what changed is written down, and who waited is answered."""
+        self.ready()
         group = self._locked(group_id)
         answers: list[Callable[[], None]] = []
         try:
@@ -239,15 +262,13 @@ class Coordinator:
     def _load(self, group_id: str) -> Group:
         self.store.check_usable()
         check_group_id(group_id)
-        if not self.store.read_only:
-            self.topic.make()
         stored, offsets = self.topic.load(group_id)
         config = self.store.config
         machine = ClassicGroup(
             group_id, members_max=config.group_max_size, initial_delay_ms=config.group_initial_rebalance_delay_ms
         )
         if stored is not None:
-            machine.load(stored)
+            machine.load(stored, self._now())
         with self._lock:
             group = self._groups.setdefault(group_id, Group(machine, offsets))
             if len(self._groups) > self.store.config.group_cache_max_groups:

@@ -47,6 +47,7 @@ class Housekeeper:
 
     def __init__(self, store: LogStore, lock: threading.RLock) -> None:
         self._store, self._lock = store, lock
+        self.guests: list[Callable[[MaintenanceReport], None]] = []  # steps of the parts above the log
         self._pace = Pace(store.config.log_cleaner_io_max_bytes_per_second)
         self._compaction = Compaction(map_bytes=store.config.log_cleaner_dedupe_buffer_size, pause=self._pause)
         self._compacting: PartitionLog | None = None
@@ -65,6 +66,7 @@ class Housekeeper:
             self._retain,
             self._compact,
             self._digest,
+            *self.guests,
             self._commit_views,
             self._remove,
         ]

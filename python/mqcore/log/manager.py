@@ -98,7 +98,7 @@ class LogStore:
         # What is written last must be what was known last, and two writers of one file would share a temporary one.
         self._points_lock, self._starts_lock = threading.Lock(), threading.Lock()
         self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
-        self._housekeeper = Housekeeper(self, self._lock)
+        self.housekeeper = Housekeeper(self, self._lock)
         self.to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()  # they have rolled segments without their seal
         self._closed = self._forked = False
         self._ready = False
@@ -387,7 +387,7 @@ class LogStore:
         self.check_writable()
         with self._pass_lock:
             self.check_writable()
-            return self._housekeeper.run()
+            return self.housekeeper.run()
 
     def save_recovery_points(self) -> None:
         """Write what is known to be synced: what recovery need not scan, and must not cut."""
@@ -418,7 +418,7 @@ class LogStore:
         with self._lock:
             if self._closed:
                 return
-        self._housekeeper.stop()
+        self.housekeeper.stop()
         self._maintenance.stop()
         with self._pass_lock, self._lock:
             if self._closed:
@@ -459,7 +459,7 @@ class LogStore:
     def abandon(self) -> None:
         """Let go without a word to the disk: what a crash does, but for the descriptors."""
         self._closed = True
-        self._housekeeper.stop()
+        self.housekeeper.stop()
         self._maintenance.stop()
         with contextlib.ExitStack() as last:  # from the end: the lock goes whatever the others raise
             if self.store_lock is not None:

@@ -101,7 +101,7 @@ def during_a_round(store: LogStore, call: Callable[[], object], until: Callable[
         while not until():
             time.sleep(0.001)
 
-    store._housekeeper._pace = pace  # type: ignore[assignment]
+    store.housekeeper._pace = pace  # type: ignore[assignment]
     return thread
 
 
@@ -135,7 +135,7 @@ def test_a_round_gives_up_a_topic_that_is_deleted_and_made_again(tmp_path: Path)
 
 def test_a_close_does_not_wait_for_a_round(tmp_path: Path) -> None:
     store = busy(tmp_path / "s")
-    thread = during_a_round(store, store.close, lambda: store._housekeeper._stopping)
+    thread = during_a_round(store, store.close, lambda: store.housekeeper._stopping)
     with pytest.raises(StoreClosedError):
         store.maintain()
     thread.join()
