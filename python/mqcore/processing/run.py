@@ -1,0 +1,168 @@
+"""`store.run`: workers of processors, from start to a graceful stop.
+
+Invariants:
+    1. Each worker is a thread and one member of its processor's group: partitions are spread by the group, one owner each.
+    2. A stop (SIGTERM, SIGINT, `Runner.stop`) lets each worker finish and commit the batch at hand, then leave its group.
+    3. The first error that ends a worker stops all, and is raised once they are through. No thread is left behind.
+    4. Signal handlers are set only in the main thread, and put back.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Literal
+
+from mqcore.clock import Clock
+from mqcore.errors import MQError
+from mqcore.processing.processor import Processor
+from mqcore.processing.progress import Counters, Progress
+from mqcore.processing.rate_limit import TokenBucket
+from mqcore.processing.worker import Worker
+
+log = logging.getLogger("mqcore.processing")
+
+Until = Literal["stopped", "caught_up"]
+OnProgress = Callable[[Progress], Any]
+_LOOK_S = 0.05
+
+
+class Runner:
+    """The workers of some processors over one store. One run each."""
+
+    def __init__(self, store: Any, processors: tuple[Processor, ...], *, workers: int, clock: Clock) -> None:
+        if not processors:
+            raise ValueError("nothing to run")
+        if workers < 1:
+            raise ValueError("workers must be 1 or more")
+        self._store, self._processors = store, processors
+        self._stop = threading.Event()
+        self._counters = Counters(clock.monotonic_s)
+        self._error: BaseException | None = None
+        self._error_lock = threading.Lock()
+        self._workers: list[Worker] = []
+        for one in processors:
+            bucket = None if one.rate is None else TokenBucket(one.rate, now=clock.monotonic_s)
+            self._workers += [
+                Worker(store, one, index, stop=self._stop, counters=self._counters, bucket=bucket)
+                for index in range(workers)
+            ]
+
+    def stop(self) -> None:
+        """Have the workers finish what they have at hand and end. From any thread, also a signal handler."""
+        self._stop.set()
+
+    def run(self, until: Until, on_progress: OnProgress | None, progress_s: float) -> Progress:
+        """Run until stopped (or caught up). Raises the first error that ended a worker."""
+        threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"mqcore-processor-{number}", daemon=True)
+            for number, worker in enumerate(self._workers)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._watch(threads, until, on_progress, progress_s)
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+        if self._error is not None:
+            raise self._error
+        progress = self.progress()
+        if on_progress is not None:
+            on_progress(progress)
+        return progress
+
+    def _work(self, worker: Worker) -> None:
+        try:
+            worker.run()
+        except BaseException as error:
+            with self._error_lock:
+                self._error = self._error or error
+            self._stop.set()
+
+    def _watch(
+        self, threads: list[threading.Thread], until: Until, on_progress: OnProgress | None, every_s: float
+    ) -> None:
+        """Look on until all ends; a caller's Ctrl-C or an error of on_progress comes out of here."""
+        looks = max(1, round(every_s / _LOOK_S))
+        number = 0
+        while not self._stop.wait(_LOOK_S) and any(thread.is_alive() for thread in threads):
+            number += 1
+            if on_progress is not None and number % looks == 0:
+                on_progress(self.progress())
+            if until == "caught_up" and self._is_caught_up():
+                return
+
+    def _is_caught_up(self) -> bool:
+        """Whether every partition is somebody's, and nobody has anything before him. The idle flags come first: a worker
+        is idle only after a poll that came after its last commit."""
+        if not all(worker.idle for worker in self._workers):
+            return False
+        for one in self._processors:
+            mine = [worker.consumer for worker in self._workers if worker.processor is one]
+            owned = {key for consumer in mine for key in consumer.assignment}
+            wanted = {(topic, number) for topic in one.source for number in self._store.partitions(topic)}
+            if owned != wanted:
+                return False
+        return self.lag() == 0
+
+    def progress(self) -> Progress:
+        return self._counters.read(self.lag())
+
+    def lag(self) -> int:
+        """Records that the groups of all processors have before them; -1 unknown (a group is just rebalancing)."""
+        try:
+            return sum(self._lag_of(one) for one in self._processors)
+        except MQError:
+            return -1
+
+    def _lag_of(self, processor: Processor) -> int:
+        total = 0
+        for worker in self._workers:
+            if worker.consumer is not None and worker.processor is processor:
+                total += sum(worker.consumer.lag().values())
+        return total
+
+
+def run(
+    store: Any,
+    *processors: Processor,
+    clock: Clock,
+    workers: int = 1,
+    until: Until = "stopped",
+    on_progress: OnProgress | None = None,
+    progress_s: float = 1.0,
+) -> Progress:
+    """See mqcore.Store.run."""
+    if until not in ("stopped", "caught_up"):
+        raise ValueError('until must be "stopped" or "caught_up"')
+    runner = Runner(store, processors, workers=workers, clock=clock)
+    with _signals(runner):
+        return runner.run(until, on_progress, progress_s)
+
+
+@contextmanager
+def _signals(runner: Runner) -> Iterator[None]:
+    """SIGTERM and the first SIGINT stop the runner; a second SIGINT interrupts as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        log.info("signal %d: finishing what is at hand", number)
+        runner.stop()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
