@@ -29,7 +29,7 @@ C_FILES := $(wildcard mqcore/src/*.[ch] mqcore/include/mqcore/*.h mqcore/tests/*
 FUZZ_SECONDS ?= 10
 PYTEST_ARGS ?=
 
-.PHONY: help run build test lint format core-test fuzz callgrind callgrind-baseline pytest sanitize kafka-jars bench torture soak wheel clean
+.PHONY: help run build test lint format core-test fuzz callgrind callgrind-baseline pytest sanitize kafka-jars postgres bench torture soak wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -114,11 +114,14 @@ callgrind-baseline: $(BUILT) ## measure a new baseline (say why in the commit th
 	@tools/need.sh valgrind valgrind
 	$(PY) bench/callgrind/compare.py --update
 
-pytest: $(BUILT) $(TOOLS) kafka-jars ## all Python tests
+pytest: $(BUILT) $(TOOLS) kafka-jars postgres ## all Python tests
 	$(PY) -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 kafka-jars: ## Kafka's own tools and broker for the interop tests (JDK and Maven are installed where root)
 	@tests/compat/kafka/resolve.sh || [ -z "$(MQCORE_STRICT)" ]
+
+postgres: ## a PostgreSQL server for the tests of sinks (installed where root)
+	@tests/sinks/install.sh || [ -z "$(MQCORE_STRICT)" ]
 
 sanitize: $(BUILT) $(TOOLS) ## the unit tests of Python over modules built with ASan and UBSan (slow)
 	@tools/sanitize.sh $(PYTEST_ARGS)

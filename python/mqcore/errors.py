@@ -271,6 +271,13 @@ class WindowFullError(RetriableError):
     kafka_code = 89  # THROTTLING_QUOTA_EXCEEDED
 
 
+class SinkFencedError(FatalError):
+    """Another process moved the offsets of this sink in its database (`where`: sink, topic, partition, expected): this
+    one is a zombie. Nothing of its transaction was written."""
+
+    kafka_code = 90  # PRODUCER_FENCED
+
+
 class MissingExtraError(FatalError):
     """An optional dependency is not installed; the hint names the extra."""
 

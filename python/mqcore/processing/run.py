@@ -9,12 +9,8 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any, Literal
 
 from mqcore.clock import Clock
@@ -22,9 +18,8 @@ from mqcore.errors import MQError
 from mqcore.processing.processor import Processor
 from mqcore.processing.progress import Counters, Progress
 from mqcore.processing.rate_limit import TokenBucket
+from mqcore.processing.signals import stopping_on_signals
 from mqcore.processing.worker import Worker
-
-log = logging.getLogger("mqcore.processing")
 
 Until = Literal["stopped", "caught_up"]
 OnProgress = Callable[[Progress], Any]
@@ -142,27 +137,5 @@ def run(
     if until not in ("stopped", "caught_up"):
         raise ValueError('until must be "stopped" or "caught_up"')
     runner = Runner(store, processors, workers=workers, clock=clock)
-    with _signals(runner):
+    with stopping_on_signals(runner.stop):
         return runner.run(until, on_progress, progress_s)
-
-
-@contextmanager
-def _signals(runner: Runner) -> Iterator[None]:
-    """SIGTERM and the first SIGINT stop the runner; a second SIGINT interrupts as ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        log.info("signal %d: finishing what is at hand", number)
-        runner.stop()
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -214,6 +214,7 @@ class Worker:
 
     def _bury(self, one: Any, error: Exception, attempts: int) -> None:
         record, topic = one[0], self.processor.dead_letters
+        assert topic is not None
         headers = headers_of(
             record, error, topic=one.topic, partition=one.partition, name=self.processor.name, attempts=attempts
         )

@@ -1,0 +1,1 @@
+"""Results in the user's own database, with the offsets beside them: exactly once in effect."""
