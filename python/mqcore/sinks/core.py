@@ -162,7 +162,7 @@ class Sink(ABC, Generic[Db]):
         numbers = None if partitions is None else set(partitions)
         for _ in range(100):
             ids = {name: str(store.topic(name).topic_id) for name in names}
-            consumer = store.consumer(*names, **options)
+            consumer: Consumer = store.consumer(*names, **options)
             try:
                 keys = [TopicPartition(name, number) for name in names for number in store.partitions(name)]
                 consumer.assign(key for key in keys if numbers is None or key.partition in numbers)
