@@ -146,6 +146,9 @@ cdef class Accumulator:
     def _open_topic(self, name):
         raise NotImplementedError
 
+    def _send_id(self, topic, value, key, headers, timestamp, partition, id):
+        raise NotImplementedError
+
     def _dispatch(self, Sink sink):
         raise NotImplementedError
 
@@ -289,7 +292,9 @@ cdef class Accumulator:
         return d
 
     @cython.critical_section
-    def send(self, topic, value, key=None, headers=None, timestamp=None, partition=None):
+    def send(self, topic, value, key=None, headers=None, timestamp=None, partition=None, id=None):
+        if id is not None:
+            return self._send_id(topic, value, key, headers, timestamp, partition, id)
         cdef Topic t = self.last if topic is self.last_name else self.find(topic)
         cdef mq_record r
         cdef int32_t p = -1

@@ -27,6 +27,7 @@ cdef enum:
 
 cdef object empty = np.empty
 cdef object bool_type = np.dtype(np.bool_)
+cdef object int64_type = np.dtype(np.int64)
 _STATES = ("new", "duplicate", "pending")
 
 
@@ -336,6 +337,28 @@ cdef class Dedup128(_Gate):
         cdef mq_seen seen = mq_dedup128_find(self._d, b.bytes, &offset)
         give_back(&b)
         return _STATES[<int>seen], offset
+
+    @cython.critical_section
+    def find_many(self, ids, /):
+        cdef Borrowed b
+        cdef Py_buffer view
+        cdef int64_t offset
+        cdef size_t i
+        self.enter()
+        borrow(ids, &b)
+        try:
+            if b.size % 16 != 0:
+                raise ValueError("ids must be a multiple of 16 bytes")
+            offsets = empty(b.size // 16, int64_type)
+            PyObject_GetBuffer(offsets, &view, PyBUF_WRITABLE)
+            for i in range(b.size // 16):
+                if mq_dedup128_find(self._d, b.bytes + 16 * i, &offset) == MQ_SEEN_NEW:
+                    offset = -2
+                (<int64_t *>view.buf)[i] = offset
+            PyBuffer_Release(&view)
+        finally:
+            give_back(&b)
+        return offsets
 
     def __contains__(self, id):
         return self.find(id)[0] != "new"

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, overload
 
 from mqcore._native.chunks import Chunk, Delivery, Sink, Topic
 from mqcore._native.encode import _Headers
@@ -33,6 +33,7 @@ class Accumulator:
     @property
     def buffered(self) -> int:
         """Bytes of the buffers of all chunks that are not done."""
+    @overload
     def send(
         self,
         topic: str,
@@ -41,12 +42,26 @@ class Accumulator:
         headers: _Headers | None = None,
         timestamp: int | None = None,
         partition: int | None = None,
-    ) -> Delivery:
+        id: None = None,
+    ) -> Delivery: ...
+    @overload
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        key: Any = None,
+        headers: None = None,
+        timestamp: int | None = None,
+        partition: int | None = None,
+        *,
+        id: Any,
+    ) -> Any:
         """Add one record to its partition's open batch; return its outcome to come.
 
         value, key: bytes-like (copied before the call returns) or None: a null; a null value is a tombstone.
         headers: (name, value) pairs. timestamp: ms since 1970; None: now. partition: None: by the key, or without one
-        the sticky partition, which changes whenever a chunk is full.
+        the sticky partition, which changes whenever a chunk is full. id: see Producer.send_many; the outcome is then an
+        IdRecordDelivery, a Delivery otherwise.
         Blocks only when a chunk is full (its append) or buffers are at their limit. Raises UnknownTopicError (topic or
         partition), RecordTooLargeError (the topic's max.message.bytes), InvalidRecordError (timestamp out of bounds, no
         key in a compacted topic), StoreClosedError, TypeError, MemoryError: then the record was not sent.
@@ -82,6 +97,9 @@ class Accumulator:
     def take_back(self, chunk: Chunk) -> None:
         """A chunk is done or failed (Chunk.finish calls this, once)."""
     def _open_topic(self, name: str) -> Topic: ...
+    def _send_id(
+        self, topic: str, value: Any, key: Any, headers: Any, timestamp: int | None, partition: int | None, id: Any
+    ) -> Any: ...
     def _dispatch(self, sink: Sink) -> None:
         """Take a sink's queued chunks to its log."""
     def _make_room(self) -> None:

@@ -79,6 +79,9 @@ class Dedup128:
     def find(self, id: Buffer, /) -> tuple[_State, int]:
         """(state, offset of the first record with this id, -1 if unknown)."""
 
+    def find_many(self, ids: Buffer, /) -> NDArray[np.int64]:
+        """The offset of the first record with each of the ids (n * 16 bytes): -1 unknown, -2 the id was never seen."""
+
     def __contains__(self, id: Buffer, /) -> bool: ...
     def add_pending(self, tag: int, id: Buffer, offset: int = -1, /) -> bool: ...
     def confirm(self, tag: int, now_ms: int, /) -> int: ...

@@ -15,16 +15,19 @@ from __future__ import annotations
 import os
 import random
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
 from mqcore._native.chunks import Topic
 from mqcore._native.inputs import Column
+from mqcore.client import id_sends
 from mqcore.client.delivery import BulkDelivery
 from mqcore.client.dispatch import Dispatcher, Log
+from mqcore.client.id_sends import IdDelivery, IdRecordDelivery
 from mqcore.client.linger import Linger
 from mqcore.clock import SystemClock
 from mqcore.codecs import Codec, codec_of
@@ -85,6 +88,7 @@ class Producer(Dispatcher):
         self._owns_linger = linger is None
         self._codec = codec_of(compression)
         self._partitioner = partitioner
+        self._with_ids: deque[IdDelivery] = deque()  # not known to be durable
         _living.add(self)
 
     # ---- topics ------------------------------------------------------------------------------------------------------
@@ -139,6 +143,7 @@ class Producer(Dispatcher):
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
+    @overload
     def send_many(
         self,
         topic: str,
@@ -148,7 +153,31 @@ class Producer(Dispatcher):
         timestamps: Any = None,
         headers: Sequence[Headers | None] | None = None,
         partition: int | None = None,
-    ) -> BulkDelivery:
+        ids: None = None,
+    ) -> BulkDelivery: ...
+    @overload
+    def send_many(
+        self,
+        topic: str,
+        values: Any,
+        *,
+        keys: Any = None,
+        timestamps: Any = None,
+        headers: None = None,
+        partition: int | None = None,
+        ids: Any,
+    ) -> IdDelivery: ...
+    def send_many(
+        self,
+        topic: str,
+        values: Any,
+        *,
+        keys: Any = None,
+        timestamps: Any = None,
+        headers: Sequence[Headers | None] | None = None,
+        partition: int | None = None,
+        ids: Any = None,
+    ) -> BulkDelivery | IdDelivery:
         """Send many records with one call; return one delivery for all of them.
 
         values: list of bytes-like and None (a tombstone), 2-D uint8 array (a row a value), or Arrow array of binary,
@@ -156,9 +185,17 @@ class Producer(Dispatcher):
         keys: the same shapes, as many; None: no keys. timestamps: ms since 1970, one for all or an array of int64;
         None: now. headers: for each record its headers or None. partition: for all records; None: by key, or the
         sticky partition, which changes whenever a chunk is full.
+        ids: of each record, so that a retry is not stored twice (mqcore.dedup.window.ms of the topic): 64-bit ids as
+        mqcore.Snowflake makes them (a uint64 array), or 128-bit ones (UUIDs, 16 bytes each, a (n, 16) uint8 array). They
+        travel as the header "mqcore.id", the records are appended at once, and the delivery says of each where its
+        first copy lies. Without a key and a partition the id decides the partition.
         Raises as send does; `where["sent"]` of the error says how many records before the refused one were sent.
         """
         target = self.find(topic)
+        if ids is not None:
+            if headers is not None:
+                raise ValueError("records with ids have no other headers")
+            return self._send_ids(target, ids, values, keys, timestamps, partition)
         spans: list[tuple[Any, int, int]] = []
         if keys is None and timestamps is None and headers is None and partition is None and type(values) is list:
             self.fill(target, Column(values), None, None, self.now(), -1, spans)  # nothing to prepare
@@ -174,6 +211,51 @@ class Producer(Dispatcher):
             column = None if piece_keys is None else Column(piece_keys)
             self.fill(target, Column(piece), column, piece_times, now, place, spans)
         return self._sent(topic, spans)
+
+    def _send_ids(
+        self, target: Topic, ids: Any, values: Any, keys: Any, timestamps: Any, partition: int | None
+    ) -> IdDelivery:
+        times, now = (None, self.now()) if timestamps is None else _times(target, timestamps, self.now())
+        if self.closed:
+            raise StoreClosedError("the producer is closed")
+
+        def before(number: int) -> None:
+            for sink in target.made_sinks():
+                if sink.partition == number:
+                    self._hand_off(sink)
+
+        delivery = id_sends.send(
+            self._store,
+            target,
+            ids,
+            _joined(values),
+            _joined(keys),
+            times,
+            now,
+            partition=-1 if partition is None else _checked(target, partition),
+            batch_bytes=self.batch_bytes,
+            place=self._partitioner,
+            before=before,
+        )
+        if not delivery.done():
+            self._with_ids.append(delivery)
+        return delivery
+
+    def _send_id(
+        self, topic: str, value: Any, key: Any, headers: Any, timestamp: int | None, partition: int | None, id: Any
+    ) -> IdRecordDelivery:
+        """`send` with an id: `send_many` of one."""
+        if headers is not None:
+            raise ValueError("records with ids have no other headers")
+        values, keys = [value], None if key is None else [key]
+        when = self.now() if timestamp is None else timestamp
+        return IdRecordDelivery(self._send_ids(self.find(topic), [id], values, keys, when, partition), when)
+
+    def _wait_for_ids(self, timeout: float | None) -> None:
+        """Return once what was sent with ids is acknowledged."""
+        while self._with_ids:
+            self._with_ids[0].result(timeout)
+            self._with_ids.popleft()
 
     def _sent(self, topic: str, spans: list[tuple[Any, int, int]]) -> BulkDelivery:
         if self._linger_s == 0:
@@ -213,6 +295,7 @@ class Producer(Dispatcher):
         if self._forked:
             raise ForkedStoreError("this producer belongs to the parent process", hint="Open a store of your own")
         self._flush(timeout)
+        self._wait_for_ids(timeout)
         self._raise_failures()
 
     def close(self, timeout: float | None = None) -> None:
@@ -222,6 +305,7 @@ class Producer(Dispatcher):
         self.closed = True  # no chunk is opened from here on
         try:
             self._flush(timeout)
+            self._wait_for_ids(timeout)
         finally:
             self.forget()
             self._linger.remove(self)

@@ -59,6 +59,9 @@ _ALL = (
         choices=("", "fsync", "os", "memory"),
     ),
     Key("mqcore.partitioner", "string", "default", "where a keyed record goes", choices=("default", "consistent")),
+    Key("mqcore.dedup.window.ms", "int", 0, "how long a message id is remembered; 0: ids are not compared", "ms", 0),
+    Key("mqcore.dedup.window.count", "int", -1, "about how many ids are remembered at most; -1: no bound", "", -1),
+    Key("mqcore.dedup.max.bytes", "int", 64 << 20, "memory of a partition's ids", "bytes", 1 << 16, 1 << 40),
     Key("mqcore.digest", "string", "blake3", "digest of a sealed segment", choices=("blake3", "sha256")),
 )
 KEYS: Mapping[str, Key] = {key.name: key for key in _ALL}
@@ -110,6 +113,9 @@ class TopicConfig:
     preallocate: bool = KEYS["preallocate"].default
     durability: str = KEYS["mqcore.durability"].default
     partitioner: str = KEYS["mqcore.partitioner"].default
+    dedup_window_ms: int = KEYS["mqcore.dedup.window.ms"].default
+    dedup_window_count: int = KEYS["mqcore.dedup.window.count"].default
+    dedup_max_bytes: int = KEYS["mqcore.dedup.max.bytes"].default
     digest: str = KEYS["mqcore.digest"].default
     overrides: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """(key, text) pairs set for this topic alone, sorted by key; the rest follow the store's defaults."""

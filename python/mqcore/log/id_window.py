@@ -1,0 +1,284 @@
+"""The dedup window of a partition: which message ids its log holds already, so that a retry is not stored twice.
+
+Invariants:
+    1. An id is noted after its record is appended, never before (R5): a failed append leaves the id unseen, and the
+       retry is stored.
+    2. The window is a view of the log and nothing else: it is folded from the records' headers at its first use after
+       an open, as far back as the window reaches, so a kill loses nothing of it.
+    3. A hit is confirmed in the log: a duplicate's answer is the offset of a record that has this id, and -1 only
+       where retention took that record away.
+    4. Look-up, append and note are one step under `_lock`: of two senders of one id one gets the other's offset.
+    5. At the cap nothing is appended whose id could not be noted: WindowFullError, before the append.
+
+The window reaches back `mqcore.dedup.window.ms`, and, where `mqcore.dedup.window.count` is set, at most about so many
+ids. 64-bit ids are Snowflakes of mqcore's epoch: their own time decides when they leave. 128-bit ids leave by the time
+of their record. Records of open transactions count once they are committed.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mqcore._native import ids as native
+from mqcore._native.dedup import Dedup, Dedup128
+from mqcore.errors import WindowFullError
+from mqcore.log.reader import PartitionReader
+from mqcore.types import IsolationLevel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mqcore._native.columns import Columns
+    from mqcore.log.partition_log import PartitionLog
+
+HEADER = native.HEADER
+WIDTHS = (8, 16)
+_ID_BYTES = {8: 48, 16: 64}  # of memory that one id may take at most (a Snowflake alone in its bucket)
+_EXPIRE_EVERY_MS = 1000
+_TWICE, _NOT_THERE = -2, -3
+
+
+class Sent(NamedTuple):
+    """What became of records with ids. offsets: of each, the first with its id; duplicates: it was there before.
+
+    next_offset: everything below it must be durable before this may be acknowledged.
+    """
+
+    offsets: NDArray[np.int64]
+    duplicates: NDArray[np.bool_]
+    next_offset: int
+
+
+class SeenIds:
+    """The ids of both widths that were seen in a window. The caller serialises."""
+
+    def __init__(self, window_ms: int, count_max: int, max_bytes: int) -> None:
+        """count_max: -1: no bound."""
+        self.window_ms, self._count_max, self._max_bytes = window_ms, count_max, max_bytes
+        self.by_width: dict[int, Any] = {}
+        self._added: deque[tuple[int, int]] = deque()  # (ms, ids) of each call of `add`, for the bound by count
+        self._total = 0
+        self._expired_ms = -1
+
+    def of(self, width: int) -> Any:
+        """The set of that width: Dedup or Dedup128."""
+        found = self.by_width.get(width)
+        if found is None:
+            found = Dedup(max_bytes=self._max_bytes) if width == 8 else Dedup128(max_bytes=self._max_bytes)
+            self.by_width[width] = found
+        return found
+
+    def add(self, ids: NDArray[np.uint8], width: int, base_offset: int, now_ms: int) -> NDArray[np.bool_]:
+        """Note ids whose records lie at base_offset and on; which of them were there before. WindowFullError."""
+        count = len(ids) // width
+        if width == 8:
+            seen: NDArray[np.bool_] = self.of(8).test_and_set_many(to_numbers(ids), base_offset)
+        else:
+            seen = self.of(16).test_and_set_many(ids, now_ms, base_offset)
+        self._added.append((now_ms, count))
+        self._total += count
+        return seen
+
+    def has_room(self, width: int, count: int) -> bool:
+        return bool(self.of(width).bytes_used + count * _ID_BYTES[width] <= self._max_bytes)
+
+    def expire(self, now_ms: int, *, at_once: bool = False) -> None:
+        """Drop what has left the window."""
+        if now_ms < self._expired_ms + _EXPIRE_EVERY_MS and not at_once and self._count_max < 0:
+            return
+        before = now_ms - self.window_ms if self.window_ms > 0 else -1
+        while self._added:
+            oldest, count = self._added[0]
+            over = 0 <= self._count_max <= self._total - count
+            if oldest >= before and not over:
+                break
+            self._added.popleft()
+            self._total -= count
+            before = max(before, oldest + 1) if over else before
+        self._expired_ms = now_ms
+        for seen in self.by_width.values():
+            if before > 0:
+                seen.expire(before)
+
+
+def to_numbers(ids: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Big-endian 64-bit ids as numbers."""
+    return ids.view(">u8").astype(np.uint64)
+
+
+def _rows(ids: NDArray[np.uint8], width: int) -> Any:
+    """The ids as an array of shape (n,), each one item."""
+    return np.ascontiguousarray(ids).view(f"V{width}")
+
+
+def _twins(ids: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """Which ids came earlier in the same array."""
+    if width == 8:
+        numbers: Any = to_numbers(ids)
+        if len(numbers) < 2 or bool((numbers[1:] > numbers[:-1]).all()):  # as Snowflake gives them
+            return np.zeros(len(numbers), np.bool_)
+    else:
+        numbers = _rows(ids, width)
+    _, firsts = np.unique(numbers, return_index=True)
+    twins = np.ones(len(numbers), np.bool_)
+    twins[firsts] = False
+    return twins
+
+
+class IdWindow:
+    """Of one partition. Made by IdWindows. Any thread may use it."""
+
+    def __init__(self, log: PartitionLog, settings: tuple[int, int, int]) -> None:
+        """settings: as SeenIds takes them."""
+        self._log, self.settings = log, settings
+        self._lock = threading.Lock()
+        self._seen = SeenIds(*settings)
+        self._followed = self._begin()  # everything below it is noted
+
+    def _begin(self) -> int:
+        """Where in the log the window begins."""
+        window_ms = self._seen.window_ms
+        if window_ms <= 0:
+            return self._log.log_start_offset
+        found = self._log.offset_for_time(max(0, self._log.host.clock.wall_ms() - window_ms))
+        return found[0] if found is not None else self._log.last_stable_offset
+
+    def send(self, ids: NDArray[np.uint8], width: int, make: Callable[[NDArray[np.int64]], bytearray]) -> Sent:
+        """Append the records whose ids are new. ids: width bytes each, big-endian. make: (indices of the new ones)
+        -> their batches.
+
+        Raises WindowFullError (nothing was appended), and what the append raises (likewise).
+        """
+        count = len(ids) // width
+        with self._lock:
+            self._follow()
+            now_ms = self._log.host.clock.wall_ms()
+            self._seen.expire(now_ms)
+            offsets, duplicates = self._known(ids, width)
+            new = np.flatnonzero(~duplicates)
+            end = int(offsets.max(initial=-1)) + 1
+            if len(new):
+                if not self._seen.has_room(width, len(new)):
+                    self._seen.expire(now_ms, at_once=True)
+                    if not self._seen.has_room(width, len(new)):
+                        raise WindowFullError(
+                            "the dedup window has no room for these ids",
+                            hint="Raise mqcore.dedup.max.bytes, or shorten mqcore.dedup.window.ms",
+                            topic=self._log.topic,
+                            partition=self._log.partition,
+                            done=0,
+                        )
+                appended = self._log.append(make(new))
+                base, end = appended.base_offset, max(end, appended.next_offset)
+                offsets[new] = np.arange(base, base + len(new))
+                self._note(ids.reshape(count, width)[new].reshape(-1), width, base, appended.next_offset, now_ms)
+            twins = np.flatnonzero(offsets == _TWICE)
+            if len(twins):  # a copy within this call has the place of the first
+                rows = _rows(ids, width)
+                first = {bytes(rows[i]): offsets[i] for i in np.flatnonzero(offsets != _TWICE).tolist()}
+                offsets[twins] = [first[bytes(rows[i])] for i in twins.tolist()]
+            return Sent(offsets, duplicates, end)
+
+    def _note(self, ids: NDArray[np.uint8], width: int, base: int, next_offset: int, now_ms: int) -> None:
+        try:
+            self._seen.add(ids, width, base, now_ms)
+        except WindowFullError:
+            self._followed = min(self._followed, base)  # stored: read them again before anything else is taken
+            return
+        if base == self._followed:
+            self._followed = next_offset
+
+    def _known(self, ids: NDArray[np.uint8], width: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(offset of the first record with each id, -1 if unknown or new, _TWICE; whether it is a duplicate)."""
+        duplicates = _twins(ids, width)
+        offsets = np.where(duplicates, _TWICE, -1)
+        seen = self._seen.of(width)
+        if not len(seen):
+            return offsets, duplicates
+        if width == 8:
+            numbers = to_numbers(ids)
+            hits = np.flatnonzero(seen.contains_many(numbers))
+            spans = [seen.find(int(number))[1:] for number in numbers[hits]]
+        else:
+            firsts = seen.find_many(ids)
+            hits = np.flatnonzero(firsts != -2)
+            spans = [(offset, offset) for offset in firsts[hits].tolist()]
+        if len(hits):
+            found = np.array(self._confirmed(_rows(ids, width)[hits], spans, width))
+            known = hits[found != _NOT_THERE]
+            duplicates[known], offsets[known] = True, found[found != _NOT_THERE]
+        return offsets, duplicates
+
+    def _confirmed(self, rows: Any, spans: list[tuple[int, int]], width: int) -> list[int]:
+        """The offset of the first record with each id (of rows), looked up in the log between its span's offsets; -1:
+        retention took it; _NOT_THERE: no record has it, so the window is wrong."""
+        start = self._log.log_start_offset
+        low, high = min(max(span[0], start) for span in spans), max(span[1] for span in spans)
+        wanted = np.unique(rows)
+        found: dict[bytes, int] = {}
+        if high >= low:
+            self._log.wait_durable(high + 1)  # readers see what is durable, and its sender waits for that too
+            for columns in self._read(low, high + 1):
+                ids, at = native.find(columns, width=width)
+                mine = ids.view(f"V{width}")
+                for place in np.flatnonzero(np.isin(mine, wanted)).tolist():
+                    found.setdefault(bytes(mine[place]), int(columns.offsets[at[place]]))
+        return [
+            found.get(bytes(row), -1 if span[0] < start else _NOT_THERE) for row, span in zip(rows, spans, strict=True)
+        ]
+
+    def _read(self, start: int, end: int) -> Any:
+        reader = PartitionReader(self._log, start, isolation=IsolationLevel.READ_COMMITTED, copy=True)
+        while reader.position < end and (columns := reader.read()) is not None:
+            yield columns
+
+    def _follow(self) -> None:
+        """Note the ids of records that others appended, and, at first, of the window's. WindowFullError."""
+        end = self._log.log_end_offset
+        if self._followed >= end:
+            return
+        self._log.wait_durable(end)
+        for columns in self._read(max(self._followed, self._log.log_start_offset), end):
+            self._add_columns(columns)
+            self._followed = columns.next_offset
+        self._followed = max(self._followed, self._log.last_stable_offset)
+
+    def _add_columns(self, columns: Columns) -> None:
+        now_ms = int(columns.timestamps.max(initial=0))
+        for width in WIDTHS:
+            ids, at = native.find(columns, width=width)
+            begin = 0
+            while begin < len(at):  # runs of neighbours: the set takes ids with consecutive offsets
+                offsets = columns.offsets[at[begin:]]
+                run = int(np.argmax(offsets - np.arange(len(offsets)) != offsets[0])) or len(offsets)
+                self._seen.add(ids[begin * width : (begin + run) * width], width, int(offsets[0]), now_ms)
+                begin += run
+        self._seen.expire(now_ms)
+
+
+class IdWindows:
+    """The windows of a store's partitions. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the map
+        self._windows: weakref.WeakKeyDictionary[PartitionLog, IdWindow] = weakref.WeakKeyDictionary()
+
+    def of(self, log: PartitionLog) -> IdWindow | None:
+        """The window of a partition; None where its topic compares no ids."""
+        config = log.config
+        settings = (config.dedup_window_ms, config.dedup_window_count, config.dedup_max_bytes)
+        if settings[0] <= 0 and settings[1] < 0:
+            return None
+        window = self._windows.get(log)
+        if window is None or window.settings != settings:
+            with self._lock:
+                window = self._windows.get(log)
+                if window is None or window.settings != settings:
+                    window = self._windows[log] = IdWindow(log, settings)
+        return window
