@@ -180,7 +180,7 @@ def send(
                 batch_max=config.max_message_bytes,
             )
 
-        window = store.id_windows.of(log)
+        window = store.partitions.id_windows.of(log)
         if window is None:
             appended = log.append(make(np.arange(len(rows))))
             offsets[rows] = np.arange(appended.base_offset, appended.base_offset + len(rows))

@@ -36,7 +36,6 @@ from mqcore.errors import (
 )
 from mqcore.log import checkpoints, fork_guard, layout
 from mqcore.log.checkpoints import PartitionKey
-from mqcore.log.id_window import IdWindows
 from mqcore.log.layout import Layout
 from mqcore.log.maintenance import Maintenance
 from mqcore.log.maintenance_pass import Housekeeper
@@ -86,7 +85,6 @@ class LogStore:
         self.session: Session
         self.registry: TopicRegistry
         self.views: ViewEnvironment
-        self.id_windows = IdWindows()
         self.group: GroupCommit | None = None
         self.store_lock: StoreLock | None = None
         self.log_starts: dict[PartitionKey, int] = {}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mqcore.errors import MQError
 from mqcore.log import checkpoints, layout
 from mqcore.log.checkpoints import Damage, PartitionKey, PartitionState, SegmentState
+from mqcore.log.id_window import IdWindows
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.partition_log import PartitionLog
 from mqcore.log.partition_ports import PartitionHost
@@ -39,6 +40,7 @@ class Partitions:
         self._lock = threading.RLock()
         self._states: dict[PartitionKey, PartitionState] = {}
         self._logs: dict[PartitionKey, PartitionLog] = {}
+        self.id_windows = IdWindows()
         self.epoch = 0
 
     def add_state(self, key: PartitionKey, state: PartitionState) -> None:

@@ -222,7 +222,7 @@ def test_a_window_by_count_keeps_about_so_many(store: mqcore.Store) -> None:
         for _ in range(50):
             batches.append(uuids(100))
             producer.send_many("t", [b"v"] * 100, ids=batches[-1], partition=0)
-        window = store.log.id_windows.of(store.log.partition("t", 0))
+        window = store.log.partitions.id_windows.of(store.log.partition("t", 0))
         assert window is not None
         assert len(window._seen.of(16)) <= 2000
         assert producer.send_many("t", [b"v"] * 100, ids=batches[-1], partition=0).duplicates.all()
