@@ -100,8 +100,7 @@ class LogStore:
         self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
         self.housekeeper = Housekeeper(self, self._lock)
         self.to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()  # they have rolled segments without their seal
-        self._closed = self._forked = False
-        self._ready = False
+        self._closed = self._forked = self._ready = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "read-only" if self.read_only else "open"
