@@ -53,6 +53,7 @@ cdef extern from "mqcore/batch_build.h" nogil:
     enum:
         MQ_BATCH_HEADER
         MQ_BATCH_LOG_OVERHEAD
+        MQ_ATTR_TRANSACTIONAL
     void mq_chunk_init(mq_chunk *c, uint8_t *bytes, size_t capacity, size_t batch_bytes, size_t batch_max)
     void mq_chunk_seal(mq_chunk *c)
     size_t mq_record_room(const mq_record *r)
@@ -62,6 +63,8 @@ cdef extern from "mqcore/batch_build.h" nogil:
     size_t mq_chunk_put_rows(mq_chunk *c, const mq_rows *rows, size_t first, size_t end, mq_status *status)
     size_t mq_chunks_put_keyed(mq_chunk **chunks, int32_t partitions, bint consistent, const mq_rows *rows,
                                size_t first, size_t end, int32_t *partition, mq_status *status)
+    int32_t mq_batches_sequence(const uint8_t *batches)
+    void mq_batches_restamp(uint8_t *batches, size_t size, int32_t sequence, bint seal_later)
     size_t mq_header_size(int32_t name_size, int32_t value_size)
     uint8_t *mq_header_put(uint8_t *p, const uint8_t *name, int32_t name_size, const uint8_t *value,
                            int32_t value_size)

@@ -83,6 +83,9 @@ cdef class Accumulator:
     cdef uint8_t *pool[POOLED]
     cdef size_t pool_sizes[POOLED]
     cdef size_t pooled
+    cdef readonly int64_t producer_id  # -1: none
+    cdef int16_t producer_epoch
+    cdef bint transactional
 
     def __init__(self, *, size_t batch_bytes, size_t chunk_bytes, size_t buffer_bytes, bint immediate=False,
                  wall_ms=None):
@@ -91,6 +94,7 @@ cdef class Accumulator:
         self.batch_bytes, self.chunk_bytes, self.buffer_bytes = batch_bytes, chunk_bytes, buffer_bytes
         self.immediate, self.wall_ms = immediate, wall_ms
         self.topics, self.open_sinks = {}, {}
+        self.producer_id = self.producer_epoch = -1
 
     def __dealloc__(self):
         while self.pooled > 0:
@@ -164,6 +168,18 @@ cdef class Accumulator:
     def _wait(self, Chunk chunk, timeout):
         raise NotImplementedError
 
+    @cython.critical_section
+    def set_identity(self, int64_t producer_id, int16_t epoch, *, bint transactional=False):
+        cdef Topic t
+        cdef Sink sink
+        if self.open_sinks or any([sink.queue for t in self.topics.values() for sink in t.made_sinks()]):
+            raise ValueError("records of the identity before are not appended yet")
+        self.producer_id, self.producer_epoch, self.transactional = producer_id, epoch, transactional
+        for t in self.topics.values():
+            for sink in t.made_sinks():
+                sink.sequence = sink.stored = 0
+                sink.unsure = False
+
     def disarm(self):
         """Nobody needs to look after chunks that linger; False if there are some."""
         if self.open_sinks:
@@ -190,6 +206,7 @@ cdef class Accumulator:
             chunk.finish()
             return False
         mq_chunk_seal(&chunk.c)
+        sink.sequence = (sink.sequence + chunk.count) & INT32_MAX
         chunk.stage = CLOSED
         sink.queue.append(chunk)
         return True
@@ -253,6 +270,10 @@ cdef class Accumulator:
             skew = sink.skew % PAGE
         mq_chunk_init(&chunk.c, chunk.pages + skew, capacity - skew, self.batch_bytes, t.batch_max)
         chunk.codec, chunk.level, chunk.c.seal_later = t.codec, t.level, t.codec != 0
+        if self.producer_id >= 0:
+            chunk.c.producer_id, chunk.c.producer_epoch = self.producer_id, self.producer_epoch
+            chunk.c.base_sequence = sink.sequence
+            chunk.c.attributes = MQ_ATTR_TRANSACTIONAL if self.transactional else 0
         chunk.sink, chunk.owner, sink.chunk = sink, self, chunk
         t.open[sink.partition] = &chunk.c
         self.buffered += capacity

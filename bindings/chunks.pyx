@@ -6,11 +6,13 @@ Invariants:
     2. Its buffer goes back to its accumulator only when it is done or failed, and only if nobody holds a view of it.
        Deliveries keep the chunk, not the buffer.
     3. A chunk's error is raised by each result() of its records, as one and the same exception.
+    4. With a producer id, the chunks that a log takes have consecutive sequences, though any of them may fail: a chunk is
+       numbered when it is opened, as if those before it went well, and again at its append if one did not.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.list cimport PyList_GET_ITEM
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free
 
 from batch_build cimport *
@@ -25,7 +27,7 @@ import threading
 from collections import deque
 from operator import index
 
-from mqcore.errors import InvalidRecordError, RecordTooLargeError, UnknownTopicError
+from mqcore.errors import FatalError, InvalidRecordError, RecordTooLargeError, UnknownTopicError
 from mqcore.types import RecordMetadata
 
 
@@ -47,6 +49,14 @@ cdef class Chunk:
     def state(self):
         return STATES[self.stage]
 
+    @property
+    def producer_id(self):
+        return self.c.producer_id
+
+    @property
+    def producer_epoch(self):
+        return self.c.producer_epoch
+
     def __getbuffer__(self, Py_buffer *view, int flags):
         if self.c.bytes == NULL:
             raise BufferError("this chunk is finished: its buffer was given back")
@@ -60,15 +70,29 @@ cdef class Chunk:
             self.pages = self.c.bytes = NULL
 
     def begin(self):
-        """closed -> appending; False if it is in another state."""
-        if self.stage != CLOSED:
+        """closed or appending (its append was interrupted) -> appending; False if it is in another state."""
+        if self.stage != CLOSED and self.stage != APPENDING:
             return False
+        if self.stage == CLOSED and self.c.producer_id >= 0 and mq_batches_sequence(self.c.bytes) != self.sink.stored:
+            self.renumber()
         self.stage = APPENDING
         return True
 
-    def appended(self, int64_t base_offset, int64_t next_offset, int64_t append_time_ms):
-        """appending -> appended: the log took it."""
+    cdef int renumber(self) except -1:
+        """A chunk before it failed: this one takes the sequences of that, those behind it the ones after."""
+        cdef Sink sink = self.sink
+        cdef Chunk other
+        cdef int64_t sequence = sink.stored
+        mq_batches_restamp(self.c.bytes, self.c.batch_start, sink.stored, self.c.seal_later)
+        for other in list(sink.queue):  # this one is the first; what is open still follows when it is closed
+            sequence += other.count
+        sink.sequence = <int32_t>(sequence & INT32_MAX)
+        return 0
+
+    def appended(self, int64_t base_offset, int64_t next_offset, int64_t append_time_ms, bint duplicate=False):
+        """appending -> appended: the log took it (duplicate: before)."""
         self.base_offset, self.next_offset, self.append_time_ms = base_offset, next_offset, append_time_ms
+        self.sink.stored = (self.sink.stored + self.count) & INT32_MAX
         self.stage = APPENDED
 
     def finish(self, error=None):
@@ -90,6 +114,9 @@ cdef class Chunk:
         cdef Borrowed packed
         if not self.c.seal_later:
             return
+        if self.packing:  # some batches are, some are not, and none can be told from the other
+            raise FatalError("the compression of these records was interrupted: none of them is stored")
+        self.packing = True
         cdef object view = memoryview(self)
         while read < self.c.batch_start:
             size = mq_load_be32(self.c.bytes + read + 8) + MQ_BATCH_LOG_OVERHEAD

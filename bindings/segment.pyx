@@ -34,6 +34,20 @@ def allocate_fail_at(long long n):
     return set_countdown(n)
 
 
+def check_batches(batches, *, uint32_t max_batch_bytes, bint walk):
+    cdef Py_buffer view
+    cdef int64_t offsets = 0
+    cdef mq_error err
+    cdef mq_status status
+    PyObject_GetBuffer(batches, &view, PyBUF_SIMPLE)
+    with nogil:
+        status = mq_batches_check(<const uint8_t *>view.buf, <size_t>view.len, max_batch_bytes, walk, &offsets, &err)
+    PyBuffer_Release(&view)
+    if status != MQ_OK:
+        raise_status(status, &err)
+    return offsets
+
+
 cdef bytes _path(object path):
     encoded = os.fsencode(path)
     if b"\0" in encoded:
@@ -232,20 +246,6 @@ cdef class Segment:
             raise_status(status, &err)
         return position, next_offset
 
-    def check_append(self, batches, *, uint32_t max_batch_bytes, bint walk):
-        cdef Py_buffer view
-        cdef int64_t offsets = 0
-        cdef mq_error err
-        cdef mq_status status
-        PyObject_GetBuffer(batches, &view, PyBUF_SIMPLE)
-        with nogil:
-            status = mq_batches_check(<const uint8_t *>view.buf, <size_t>view.len, max_batch_bytes, walk, &offsets,
-                                      &err)
-        PyBuffer_Release(&view)
-        if status != MQ_OK:
-            raise_status(status, &err)
-        return offsets
-
     def flush(self):
         cdef mq_error err
         cdef mq_status status
@@ -419,7 +419,6 @@ cdef class Recovered:
     """What recover found in a segment's .log file."""
 
     cdef readonly str kind, problem
-    cdef readonly dict open_transactions
     cdef readonly list markers
     cdef readonly object valid_size, next_offset, batches, records, max_timestamp, offset_of_max_timestamp
     cdef readonly object file_size, problem_position, valid_after, last_leader_epoch
@@ -430,9 +429,10 @@ cdef class Recovered:
                 f"valid_after={self.valid_after}>")
 
 
-def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from_offset=-1, int64_t end_offset=0,
-            max_batch_bytes, bint allow_gaps, index_interval_bytes=4096, index_max_bytes=10 << 20, bint sync_indexes=True,
-            bint write_indexes=True, open_transactions=None, markers_from=None):
+def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from_offset=-1,
+            int64_t end_offset=0, max_batch_bytes, bint allow_gaps, index_interval_bytes=4096,
+            index_max_bytes=10 << 20, bint sync_indexes=True, bint write_indexes=True, producers=None,
+            markers_from=None):
     cdef mq_recover_options options
     cdef mq_recovered found
     cdef bytes name = _path(directory)
@@ -440,8 +440,6 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     cdef mq_io *table = _io_of(io)
     cdef mq_error err
     cdef mq_status status
-    cdef mq_open_txn *txns
-    cdef size_t i
     memset(&found, 0, sizeof(found))
     options.from_position = from_position
     options.from_offset = from_offset
@@ -453,19 +451,11 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
     options.write_indexes = write_indexes
     options.sync_indexes = sync_indexes
     options.markers_from = INT64_MAX if markers_from is None else markers_from
-    options.open_txn_count = len(open_transactions or ())
-    txns = <mq_open_txn *>mq_alloc(options.open_txn_count * sizeof(mq_open_txn))
-    if txns == NULL:
-        raise MemoryError()
-    options.open_txns = txns
-    try:
-        for i, (producer_id, first_offset) in enumerate((open_transactions or {}).items()):
-            txns[i].producer_id = producer_id
-            txns[i].first_offset = first_offset
-        with nogil:
-            status = mq_segment_recover(table, c_name, base_offset, &options, &found, &err)
-    finally:
-        mq_free(txns)
+    options.producers = NULL
+    if producers is not None:
+        options.producers = <mq_producers *>PyCapsule_GetPointer(producers._handle(), "mqcore.producers")
+    with nogil:
+        status = mq_segment_recover(table, c_name, base_offset, &options, &found, &err)
     try:
         if status != MQ_OK:
             _raise(status, &err)
@@ -477,9 +467,6 @@ def recover(io, directory, int64_t base_offset, *, from_position=0, int64_t from
 cdef Recovered _recovered(mq_recovered *found):
     cdef Recovered result = Recovered.__new__(Recovered)
     cdef size_t i
-    result.open_transactions = {
-        found.txns.open[i].producer_id: found.txns.open[i].first_offset for i in range(found.txns.open_count)
-    }
     result.markers = [
         (found.markers[i].offset, found.markers[i].producer_id, found.markers[i].producer_epoch, found.markers[i].kind)
         for i in range(found.marker_count)

@@ -72,13 +72,9 @@ cdef extern from "mqcore/segment_read.h" nogil:
     mq_status mq_map_populate(mq_io *io, void *address, size_t length, uint64_t start, uint64_t end,
                               const char *path, mq_error *err)
 
-cdef extern from "mqcore/txn_track.h" nogil:
-    ctypedef struct mq_open_txn:
-        int64_t producer_id
-        int64_t first_offset
-    ctypedef struct mq_txn_track:
-        mq_open_txn *open
-        size_t open_count
+cdef extern from "mqcore/producer_state.h" nogil:
+    ctypedef struct mq_producers:
+        pass
 
 cdef extern from "mqcore/segment_recover.h" nogil:
     ctypedef enum mq_log_end:
@@ -97,8 +93,7 @@ cdef extern from "mqcore/segment_recover.h" nogil:
         bint write_indexes
         bint sync_indexes
         int64_t markers_from
-        const mq_open_txn *open_txns
-        size_t open_txn_count
+        mq_producers *producers
     ctypedef struct mq_marker:
         int64_t offset
         int64_t producer_id
@@ -117,7 +112,6 @@ cdef extern from "mqcore/segment_recover.h" nogil:
         int64_t problem_position
         int64_t valid_after
         char[120] problem
-        mq_txn_track txns
         mq_marker *markers
         size_t marker_count
     void mq_recovered_free(mq_recovered *recovered)

@@ -18,6 +18,12 @@ void mq_chunk_init(mq_chunk *c, uint8_t *bytes, size_t capacity, size_t batch_by
     c->base_sequence = -1;
 }
 
+/* Sequences go from INT32_MAX to 0 (Kafka's DefaultRecordBatch.incrementSequence). */
+static int32_t sequence_after(int32_t sequence, int64_t records)
+{
+    return (int32_t)((sequence + records) & INT32_MAX);
+}
+
 void mq_chunk_seal(mq_chunk *c)
 {
     if (c->batch_records == 0)
@@ -40,8 +46,8 @@ void mq_chunk_seal(mq_chunk *c)
     mq_store_be32(at + 57, (uint32_t)c->batch_records);
     if (!c->seal_later)
         mq_batch_seal(at, size);
-    if (c->base_sequence >= 0) /* sequences go from INT32_MAX to 0 (Kafka's DefaultRecordBatch.incrementSequence) */
-        c->base_sequence = (int32_t)(((int64_t)c->base_sequence + c->batch_records) & INT32_MAX);
+    if (c->base_sequence >= 0)
+        c->base_sequence = sequence_after(c->base_sequence, c->batch_records);
     c->records += c->batch_records;
     c->batch_records = 0;
     c->batch_start = c->size;
@@ -270,6 +276,19 @@ size_t mq_chunks_put_keyed(mq_chunk *const *chunks, int32_t partitions, bool con
     }
     *status = MQ_OK;
     return end - first;
+}
+
+void mq_batches_restamp(uint8_t *batches, size_t size, int32_t sequence, bool seal_later)
+{
+    for (size_t at = 0; at < size;) {
+        uint8_t *batch = batches + at;
+        const size_t batch_size = mq_load_be32(batch + 8) + MQ_BATCH_LOG_OVERHEAD;
+        mq_store_be32(batch + 53, (uint32_t)sequence);
+        if (!seal_later)
+            mq_batch_seal(batch, batch_size);
+        sequence = sequence_after(sequence, mq_load_be32(batch + 57));
+        at += batch_size;
+    }
 }
 
 uint8_t *mq_header_put(uint8_t *p, const uint8_t *name, int32_t name_size, const uint8_t *value, int32_t value_size)

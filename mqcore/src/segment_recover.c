@@ -7,42 +7,17 @@
 #include <string.h>
 
 #include "mqcore/alloc.h"
+#include "mqcore/control_marker.h"
 #include "mqcore/crc32c.h"
 #include "mqcore/header_walk.h"
 #include "mqcore/limits.h"
 #include "mqcore/segment_index.h"
-#include "mqcore/txn_index.h"
+#include "recover_state.h"
 
 /* Read in pieces that stay in the second-level cache: the checksum then finds them there. */
 #define READ_BYTES ((size_t)512 << 10)
 /* I4: a hostile file can look like a batch header at every byte; each candidate costs its length. */
 #define SEARCH_BUDGET ((uint64_t)8 << 30)
-
-/* Enough of a control batch's record to read its kind. */
-enum { MARKER_BYTES = 70 };
-
-/* A window on the file, or on all of the bytes in memory. */
-typedef struct source {
-    mq_io *io; /* NULL: memory */
-    int fd;
-    const char *path;
-    uint64_t size;
-    const uint8_t *bytes; /* of the window */
-    uint64_t at;
-    size_t have;
-    uint8_t *buffer;
-    size_t capacity;
-} source;
-
-typedef struct scan {
-    source src;
-    const mq_recover_options *options;
-    int64_t base_offset;
-    int64_t expected; /* next base offset; -1: any from base_offset on */
-    mq_segment_index index;
-    mq_index_progress progress;
-    mq_recovered *out;
-} scan;
 
 /* Make [position, position + need) readable; the caller asks for no byte past the end. NULL: err. */
 static const uint8_t *window(source *src, uint64_t position, size_t need, mq_status *status, mq_error *err)
@@ -197,7 +172,7 @@ static const char *wrong_offset(const scan *s, const mq_batch *batch)
 
 static mq_status list_marker(mq_recovered *out, const mq_batch *batch, const uint8_t *body, size_t size, mq_error *err)
 {
-    const int kind = batch->record_count > 0 ? mq_marker_kind(body, size) : MQ_MARKER_OTHER;
+    const int kind = mq_marker_read(batch, body, size).type;
     if (kind == MQ_MARKER_OTHER)
         return MQ_OK;
     if (out->marker_count == out->marker_capacity) {
@@ -213,12 +188,31 @@ static mq_status list_marker(mq_recovered *out, const mq_batch *batch, const uin
     return MQ_OK;
 }
 
+/* The batch takes its place in producer state; an abort is noted for the .txnindex. */
+static mq_status note_producer(scan *s, const mq_batch *batch, const uint8_t *body, size_t body_size, mq_error *err)
+{
+    mq_recovered *out = s->out;
+    if (out->aborted_count == out->aborted_room) {
+        const size_t room = out->aborted_room > 0 ? out->aborted_room * 2 : 16;
+        mq_txn_entry *aborted = mq_realloc(out->aborted, room * sizeof *aborted);
+        if (aborted == NULL)
+            return mq_fail(err, MQ_ENOMEM, NULL, 0, "no memory for aborted transactions");
+        out->aborted = aborted;
+        out->aborted_room = room;
+    }
+    mq_txn_entry *ended = &out->aborted[out->aborted_count];
+    const mq_status status = mq_producers_add_batch(s->producers, batch, body, body_size, -1, ended, err);
+    if (status == MQ_OK && ended->producer_id >= 0)
+        out->aborted_count++;
+    return status;
+}
+
 static mq_status accept(scan *s, const mq_batch *batch, uint64_t position, const uint8_t *body, size_t body_size,
                         mq_error *err)
 {
     mq_status status = mq_segment_index_reserve(&s->index, batch->size, err);
     if (status == MQ_OK)
-        status = mq_txn_track_add(&s->out->txns, batch, body, body_size, err);
+        status = note_producer(s, batch, body, body_size, err);
     if (status == MQ_OK && (batch->attributes & MQ_ATTR_CONTROL) != 0 && batch->producer_id >= 0 &&
         batch->base_offset >= s->options->markers_from)
         status = list_marker(s->out, batch, body, body_size, err);
@@ -248,7 +242,7 @@ static mq_status walk_headers(scan *s, bool *good, mq_error *err)
             *good = false;
             return report(s, walk.at, MQ_ECORRUPT, wrong, err);
         }
-        uint8_t body[MARKER_BYTES];
+        uint8_t body[MQ_MARKER_BODY_MAX];
         size_t body_size = 0;
         if ((walk.batch.attributes & MQ_ATTR_CONTROL) != 0) {
             const size_t whole = walk.batch.size - MQ_BATCH_HEADER;
@@ -306,6 +300,9 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
     s->base_offset = base_offset;
     s->expected = -1;
     s->out = out;
+    s->producers = options->producers;
+    if (s->producers == NULL && (s->producers = s->own_producers = mq_producers_new(UINT32_MAX)) == NULL)
+        return mq_fail(err, MQ_ENOMEM, s->src.path, 0, "no memory for producer state");
     *out = (mq_recovered){
         .file_bytes = s->src.size,
         .next_offset = base_offset,
@@ -322,9 +319,6 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
         s->src.size = MQ_SEGMENT_BYTES_MAX;
     bool good = true;
     mq_status status = MQ_OK;
-    for (size_t i = 0; i < options->open_txn_count && status == MQ_OK; i++)
-        status =
-            mq_txn_track_open(&out->txns, options->open_txns[i].producer_id, options->open_txns[i].first_offset, err);
     if (status == MQ_OK && options->from_position > 0 && s->src.io != NULL)
         status = walk_headers(s, &good, err);
     if (status == MQ_OK && good && options->from_offset >= 0) {
@@ -340,116 +334,13 @@ static mq_status run(scan *s, int64_t base_offset, const mq_recover_options *opt
     return status;
 }
 
-/* Whether the file has these bytes already: after a crash of a quiet store most indexes do. */
-static bool is_same(mq_io *io, const char *path, const uint8_t *bytes, size_t size)
-{
-    int fd;
-    uint64_t file_bytes = 0;
-    if (mq_io_open(io, path, O_RDONLY, 0, &fd, NULL) != MQ_OK)
-        return false;
-    bool same = mq_io_size(fd, &file_bytes, path, NULL) == MQ_OK && file_bytes == size;
-    uint8_t block[4096];
-    for (size_t at = 0; at < size && same; at += sizeof block) {
-        const size_t part = size - at < sizeof block ? size - at : sizeof block;
-        same = mq_io_read_all(io, fd, block, part, at, path, NULL) == MQ_OK && memcmp(block, bytes + at, part) == 0;
-    }
-    mq_io_close(io, fd);
-    return same;
-}
-
-static mq_status replace_file(scan *s, const char *path, const uint8_t *bytes, size_t size, mq_error *err)
-{
-    mq_io *io = s->src.io;
-    if (!s->options->sync_indexes) {
-        if (is_same(io, path, bytes, size))
-            return MQ_OK;
-        /* A rename over a file makes ext4 write the new one out at once (auto_da_alloc): milliseconds each, for files
-         * that the next open can do without. Without a name in the way it does not. */
-        (void)io->unlink(io, path);
-    }
-    return mq_io_write_atomic(io, path, bytes, size, 0600, s->options->sync_indexes, err);
-}
-
-static mq_status write_index(scan *s, const mq_index *index, const char *stem, const char *suffix, mq_error *err)
-{
-    char path[MQ_PATH_MAX];
-    const int length = snprintf(path, sizeof path, "%s%s", stem, suffix);
-    if (length < 0 || (size_t)length >= sizeof path)
-        return mq_fail(err, MQ_EINVAL, stem, 0, "the path is too long");
-    return replace_file(s, path, index->tail, (size_t)index->tail_count * index->entry_size, err);
-}
-
-/* Aborts whose transaction began before what the caller gave keep the first offset that the old file notes, if any. */
-static mq_status complete_aborts(scan *s, const char *path, mq_error *err)
-{
-    mq_txn_track *txns = &s->out->txns;
-    mq_txn_entry *old = NULL;
-    size_t old_count = 0;
-    bool unknown = false;
-    for (size_t i = 0; i < txns->aborted_count; i++)
-        unknown |= txns->aborted[i].first_offset < 0;
-    if (unknown) {
-        const mq_status status = mq_txn_index_load(s->src.io, path, &old, &old_count, err);
-        if (status == MQ_EIO || status == MQ_ENOMEM)
-            return status; /* a file that breaks the format has nothing to say */
-    }
-    size_t kept = 0;
-    for (size_t i = 0, j = 0; i < txns->aborted_count; i++) {
-        mq_txn_entry entry = txns->aborted[i];
-        while (j < old_count && old[j].last_offset < entry.last_offset)
-            j++;
-        if (entry.first_offset < 0 && j < old_count && old[j].last_offset == entry.last_offset &&
-            old[j].producer_id == entry.producer_id)
-            entry = old[j];
-        if (entry.first_offset >= 0)
-            txns->aborted[kept++] = entry;
-    }
-    txns->aborted_count = kept;
-    mq_free(old);
-    return MQ_OK;
-}
-
-static mq_status write_txns(scan *s, const char *stem, mq_error *err)
-{
-    char path[MQ_PATH_MAX + sizeof ".txnindex"];
-    (void)snprintf(path, sizeof path, "%s.txnindex", stem);
-    mq_status status = complete_aborts(s, path, err);
-    const mq_txn_track *txns = &s->out->txns;
-    if (status == MQ_OK && txns->aborted_count == 0) {
-        if (s->src.io->unlink(s->src.io, path) != 0 && errno != ENOENT)
-            status = mq_fail(err, MQ_EIO, path, 0, "unlink of a stale transaction index");
-        return status;
-    }
-    uint8_t *bytes = status == MQ_OK ? mq_alloc(txns->aborted_count * MQ_TXN_ENTRY) : NULL;
-    if (status == MQ_OK && bytes == NULL)
-        status = mq_fail(err, MQ_ENOMEM, path, 0, "no memory for the transaction index");
-    if (status != MQ_OK)
-        return status;
-    for (size_t i = 0; i < txns->aborted_count; i++)
-        mq_txn_entry_put(bytes + i * MQ_TXN_ENTRY, &txns->aborted[i]);
-    status = replace_file(s, path, bytes, txns->aborted_count * MQ_TXN_ENTRY, err);
-    mq_free(bytes);
-    return status;
-}
-
-/* The index files of the valid part. */
-static mq_status write_indexes(scan *s, const char *stem, mq_error *err)
-{
-    mq_status status = mq_segment_index_add_last(&s->index, &s->progress, err);
-    if (status != MQ_OK)
-        return status;
-    mq_segment_index_commit(&s->index, &s->progress);
-    status = write_index(s, &s->index.offsets, stem, ".index", err);
-    if (status == MQ_OK)
-        status = write_index(s, &s->index.times, stem, ".timeindex", err);
-    return status != MQ_OK ? status : write_txns(s, stem, err);
-}
-
 void mq_recovered_free(mq_recovered *recovered)
 {
-    mq_txn_track_free(&recovered->txns);
     mq_free(recovered->markers);
     recovered->markers = NULL;
+    mq_free(recovered->aborted);
+    recovered->aborted = NULL;
+    recovered->aborted_count = recovered->aborted_room = 0;
 }
 
 mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offset, const mq_recover_options *options,
@@ -470,9 +361,10 @@ mq_status mq_segment_recover(mq_io *io, const char *directory, int64_t base_offs
     if (status == MQ_OK)
         status = run(&s, base_offset, options, recovered, err);
     if (status == MQ_OK && options->write_indexes)
-        status = write_indexes(&s, stem, err);
+        status = mq_recover_write_indexes(&s, stem, err);
     mq_io_close(io, s.src.fd);
     mq_free(s.src.buffer);
+    mq_producers_free(s.own_producers);
     mq_segment_index_free(&s.index);
     return status;
 }
@@ -482,6 +374,7 @@ mq_status mq_recover_bytes(const uint8_t *bytes, size_t size, int64_t base_offse
 {
     scan s = {.src = {.fd = -1, .size = size, .bytes = bytes, .have = size}};
     const mq_status status = run(&s, base_offset, options, recovered, err);
+    mq_producers_free(s.own_producers);
     mq_segment_index_free(&s.index);
     return status;
 }

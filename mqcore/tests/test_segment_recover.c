@@ -228,20 +228,26 @@ static void aborted_transactions_are_found(void)
     transaction(&m, &next, 8, 0);  /* 49 */
     transaction(&m, &next, 5, -1); /* 50 stays open */
     put_file("00000000000000000040.log", m.bytes, m.size);
+    maker before = {.size = 0};
+    int64_t earlier = 33;
+    transaction(&before, &earlier, 9, -1);
     for (int from = 0; from < 2; from++) {
-        const mq_open_txn earlier = {9, 33};
         mq_recover_options options = plain;
-        options.open_txns = &earlier;
-        options.open_txn_count = 1;
         options.from_position = from == 0 ? 0 : middle; /* headers only before it: markers count all the same */
         mq_recovered r;
         mq_txn_entry *entries;
         size_t count;
         for (int again = 0; again < 2; again++) { /* without knowing, the old file's entry is kept */
+            mq_producers *known = mq_producers_new(100);
+            CHECK(mq_producers_add(known, before.bytes, before.size, 0, NULL) == MQ_OK);
+            options.producers = again == 0 ? known : NULL;
             CHECK(mq_segment_recover(mq_io_posix(), scratch, BASE, &options, &r, NULL) == MQ_OK);
-            CHECK(r.end == MQ_END_CLEAN && r.txns.open_count == 1 && r.txns.open[0].producer_id == 5);
-            CHECK(r.txns.open[0].first_offset == 50);
+            CHECK(r.end == MQ_END_CLEAN && r.aborted_count == 3);
             mq_recovered_free(&r);
+            const mq_producer *open = mq_producers_each(known, NULL);
+            if (again == 0)
+                CHECK(mq_producers_open_count(known) == 1 && open->producer_id == 5 && open->txn_first_offset == 50);
+            mq_producers_free(known);
             const char *path = scratch_path("00000000000000000040.txnindex");
             CHECK(mq_txn_index_load(mq_io_posix(), path, &entries, &count, NULL) == MQ_OK);
             CHECK(count == 3 && entries[0].producer_id == 8 && entries[0].first_offset == 42);
@@ -249,13 +255,12 @@ static void aborted_transactions_are_found(void)
             CHECK(entries[1].producer_id == 9 && entries[1].first_offset == 33 && entries[1].last_stable_offset == 47);
             CHECK(entries[2].first_offset == 47 && entries[2].last_offset == 49 && entries[2].last_stable_offset == 50);
             free(entries);
-            options.open_txn_count = 0;
         }
     }
     put_file("00000000000000000040.log", m.bytes, middle - 100); /* no marker left: the file goes */
     mq_recovered r;
     CHECK(mq_segment_recover(mq_io_posix(), scratch, BASE, &plain, &r, NULL) == MQ_OK);
-    CHECK(r.txns.open_count == 2 && !file_exists("00000000000000000040.txnindex"));
+    CHECK(r.aborted_count == 0 && !file_exists("00000000000000000040.txnindex"));
     mq_recovered_free(&r);
 }
 

@@ -58,6 +58,8 @@ def encode(
     attributes: int = 0,
     max_timestamp: int | None = None,
     producer_id: int = -1,
+    producer_epoch: int = 0,
+    base_sequence: int = 0,
     leader_epoch: int = 0,
     last_offset: int | None = None,
 ) -> bytes:
@@ -74,8 +76,8 @@ def encode(
     payload = bytes(compress(codec, bytes(body))) if codec else bytes(body)
     last = last_offset if last_offset is not None else placed[-1].offset if placed else base_offset
     top = max_timestamp if max_timestamp is not None else max((r.timestamp for r in placed), default=-1)
-    tail = struct.pack(">hiqqqhii", attributes | codec, last - base_offset, first, top, producer_id, 0, 0, len(placed))
-    tail += payload
+    tail = struct.pack(">hiqq", attributes | codec, last - base_offset, first, top)
+    tail += struct.pack(">qhii", producer_id, producer_epoch, base_sequence, len(placed)) + payload
     crc = google_crc32c.value(tail)
     return struct.pack(">qiibI", base_offset, len(tail) + 9, leader_epoch, 2, crc) + tail
 
@@ -83,7 +85,7 @@ def encode(
 def marker(base_offset: int, producer_id: int, *, commit: bool) -> bytes:
     """A control batch that ends a transaction (KIP-98)."""
     record = Plain(value=struct.pack(">hi", 0, 0), key=struct.pack(">hh", 0, int(commit)))
-    return encode([record], base_offset, attributes=TRANSACTIONAL | CONTROL, producer_id=producer_id)
+    return encode([record], base_offset, attributes=TRANSACTIONAL | CONTROL, producer_id=producer_id, base_sequence=-1)
 
 
 def plain_records(max_size: int = 12, value_bytes_max: int = 300) -> st.SearchStrategy[list[Plain]]:

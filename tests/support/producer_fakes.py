@@ -12,6 +12,7 @@ import pytest
 from mqcore.clock import Clock, SystemClock
 from mqcore.config.topic import TopicConfig
 from mqcore.errors import TimeoutExceededError, UnknownTopicError
+from mqcore.log.producer_ids import ProducerIds
 
 # aiokafka's reader of the same format is the oracle: it shares no code with ours.
 DefaultRecordBatch = pytest.importorskip("aiokafka.record.default_records").DefaultRecordBatch
@@ -46,7 +47,7 @@ class FakeLog:
     def high_watermark(self) -> int:
         return self.durable if self.lazy else self.next_offset
 
-    def append(self, batches: Any, *, from_outside: bool = False) -> tuple[int, int, int]:
+    def append(self, batches: Any, *, from_outside: bool = False) -> tuple[int, int, int, bool]:
         assert self.appending == 0, "two appends of one partition at a time"
         self.appending += 1
         try:
@@ -60,7 +61,7 @@ class FakeLog:
                 self.chunks.append(bytes(view))
             base = self.next_offset
             self.next_offset += sum(batch_count(batch) for batch in split(self.chunks[-1]))
-            return base, self.next_offset, self.append_time_ms
+            return base, self.next_offset, self.append_time_ms, False
         finally:
             self.appending -= 1
 
@@ -73,6 +74,10 @@ class FakeLog:
 
     def commit_soon(self) -> None:
         self.kicks += 1
+
+    def next_sequence(self, producer_id: int, epoch: int) -> int:
+        """After the batches that are here, whoever wrote them."""
+        return self.next_offset
 
     def batches(self) -> list[Any]:
         found = [DefaultRecordBatch(raw) for chunk in self.chunks for raw in split(chunk)]
@@ -108,6 +113,7 @@ class FakeStore:
         self, clock: Clock | None = None, lazy: bool = False, **topics: int | tuple[int, dict[str, str]]
     ) -> None:
         self.clock = clock or SystemClock()
+        self.producer_ids = ProducerIds(lambda _: 0)
         self.lazy = lazy
         self.infos: dict[str, FakeInfo] = {}
         self.logs: dict[tuple[str, int], FakeLog] = {}

@@ -26,6 +26,8 @@ cdef class Chunk:
     cdef readonly object error
     cdef readonly list callbacks
     cdef public bint reported
+    cdef bint packing
+    cdef int renumber(self) except -1
 
 cdef class Sink:
     cdef readonly Topic topic
@@ -34,6 +36,9 @@ cdef class Sink:
     cdef bint leased
     cdef public uint32_t skew
     cdef public unsigned long owner
+    cdef int32_t sequence  # of the next chunk that is opened, unless one before it fails
+    cdef public int32_t stored  # the sequence after the last chunk that its log took
+    cdef public bint unsure  # an append failed: the log must say what is stored
     cdef public object log
     cdef readonly object lock, queue
 

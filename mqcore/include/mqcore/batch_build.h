@@ -174,6 +174,15 @@ size_t mq_chunk_put_rows(mq_chunk *c, const mq_rows *rows, size_t first, size_t 
 size_t mq_chunks_put_keyed(mq_chunk *const *chunks, int32_t partitions, bool consistent, const mq_rows *rows,
                            size_t first, size_t end, int32_t *partition, mq_status *status);
 
+/* First sequence of sealed batches back to back; -1 without a producer. */
+static inline int32_t mq_batches_sequence(const uint8_t *batches)
+{
+    return (int32_t)mq_load_be32(batches + 53);
+}
+
+/* Number the records of sealed batches (size bytes) from `sequence` on; their CRCs are made anew, unless seal_later. */
+void mq_batches_restamp(uint8_t *batches, size_t size, int32_t sequence, bool seal_later);
+
 /* ---- headers and compression ---------------------------------------------------------------------------------------- */
 
 /* Bytes that mq_header_put writes. value_size -1: null. */

@@ -10,7 +10,7 @@
 #define MQCORE_SEGMENT_RECOVER_H
 
 #include "mqcore/io.h"
-#include "mqcore/txn_track.h"
+#include "mqcore/producer_state.h"
 
 typedef enum mq_log_end {
     MQ_END_CLEAN, /* the file ends with a batch */
@@ -28,10 +28,9 @@ typedef struct mq_recover_options {
     uint32_t index_interval_bytes;
     uint32_t index_max_bytes;
     bool write_indexes;
-    bool sync_indexes;            /* fsync each; else the caller syncs the file system */
-    int64_t markers_from;         /* transaction markers at or past it are listed; INT64_MAX: none */
-    const mq_open_txn *open_txns; /* transactions open before this segment; borrowed */
-    size_t open_txn_count;
+    bool sync_indexes;       /* fsync each; else the caller syncs the file system */
+    int64_t markers_from;    /* transaction markers at or past it are listed; INT64_MAX: none */
+    mq_producers *producers; /* as of from_position, carried on through the valid part; NULL: nothing is known */
 } mq_recover_options;
 
 /* A control batch that ends a transaction. kind: MQ_MARKER_ABORT or MQ_MARKER_COMMIT. */
@@ -55,9 +54,10 @@ typedef struct mq_recovered {
     int64_t problem_position;  /* -1: clean */
     int64_t valid_after;       /* position of a good batch behind the problem, -1: none found */
     char problem[120];         /* "" if clean */
-    mq_txn_track txns;         /* open at the end of the valid part, and aborted in it */
     mq_marker *markers;        /* in the valid part, at or past markers_from, ascending */
     size_t marker_count, marker_capacity;
+    mq_txn_entry *aborted; /* in the valid part; first_offset -1: its transaction began before what is known */
+    size_t aborted_count, aborted_room;
 } mq_recovered;
 
 /* Give back what a recovered (also one of a failed call) owns. */

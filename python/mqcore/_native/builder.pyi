@@ -88,6 +88,12 @@ class Accumulator:
         """No send finds this topic (None: any) any more: the next one opens it anew, or fails once closed."""
     def abandon(self, error: BaseException) -> None:
         """Give up whatever is open, without an append (in a forked child)."""
+    @property
+    def producer_id(self) -> int:
+        """-1: none."""
+    def set_identity(self, producer_id: int, epoch: int, *, transactional: bool = False) -> None:
+        """Who the batches of chunks opened from now on are of; sequences of all partitions begin at 0. producer_id -1:
+        nobody, no sequences. ValueError: chunks are open, or wait for their append."""
     def disarm(self) -> bool:
         """Nobody needs to look after chunks that linger; False if there are some."""
     def now(self) -> int:

@@ -29,6 +29,11 @@ class Chunk:
     @property
     def state(self) -> _State: ...
     @property
+    def producer_id(self) -> int:
+        """-1: none; its append must not be repeated then."""
+    @property
+    def producer_epoch(self) -> int: ...
+    @property
     def codec(self) -> int: ...
     @property
     def level(self) -> int | None: ...
@@ -50,9 +55,11 @@ class Chunk:
     @property
     def callbacks(self) -> list[tuple[Callable[[Any], Any], Any]] | None: ...
     def begin(self) -> bool:
-        """closed -> appending; False if it is in another state."""
-    def appended(self, base_offset: int, next_offset: int, append_time_ms: int) -> None:
-        """appending -> appended: the log took it. append_time_ms: -1 where records keep their create time."""
+        """closed -> appending, with the sequences that follow those of the chunk stored last; appending (an append that
+        was interrupted): again, with the same ones. False if it is in another state."""
+    def appended(self, base_offset: int, next_offset: int, append_time_ms: int, duplicate: bool = False) -> None:
+        """appending -> appended: the log took it (duplicate: it had it already). append_time_ms: -1 where records keep
+        their create time."""
     def finish(self, error: BaseException | None = None) -> list[tuple[Callable[[Any], Any], Any]]:
         """-> done, or failed with the error: the buffer goes back. Returns the callbacks, once; then an empty list."""
     def repack(self, compress: Callable[[int, memoryview, int | None], Any]) -> None:
@@ -70,6 +77,11 @@ class Sink:
     skew: int
     """Where in a page of the file the next chunk is likely to begin (bytes; taken modulo 4096). Its buffer begins there
     too, because the kernel copies faster where both sides are aligned alike. A wrong guess only costs that."""
+
+    stored: int
+    """The sequence after the last chunk that the log took."""
+    unsure: bool
+    """An append failed: before the next one the log must say what is stored."""
 
     @property
     def topic(self) -> Topic: ...

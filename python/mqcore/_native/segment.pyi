@@ -4,12 +4,12 @@ Offsets are record numbers, positions are bytes in the .log file, times are mill
 Threads: one appends; any number read, flush and look up beside it. No use of an object from several threads crashes.
 """
 
-from collections.abc import Mapping as Mapping_
 from os import PathLike
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
 from mqcore._native.io import Io
+from mqcore._native.producer_state import Producers
 
 _Path = str | PathLike[str]
 
@@ -94,7 +94,7 @@ class Segment:
         """Append whole v2 batches (back to back); return (position of the first byte, next offset).
 
         Patches `batches` in place: offsets from base_offset (>= next_offset) on, leader_epoch, and with append_time
-        >= 0 the log-append time and CRC. CRCs are not checked (check_append does). One gathered write; durable after
+        >= 0 the log-append time and CRC. CRCs are not checked (check_batches does). One gathered write; durable after
         flush. On an error the segment is as before, the buffer may be patched. InvariantError: the chunk would pass
         segment_bytes or an offset delta of 2**31-1 (roll first; one chunk of up to 2 GiB - 1 fits an empty segment).
         CorruptBatchError: the bytes are no whole batches. ValueError: empty, or base_offset too low.
@@ -103,13 +103,6 @@ class Segment:
     def roomy(self, incoming: int, last_offset: int, timestamp: int, segment_bytes: int, segment_ms: int) -> bool:
         """Whether the segment surely takes the next `incoming` bytes, up to last_offset and of this largest timestamp:
         mqcore.log.segments.roll_reason has the last word where this says no."""
-
-    def check_append(self, batches: ReadableBuffer, *, max_batch_bytes: int, walk: bool) -> int:
-        """Validate a chunk from outside: headers, CRCs, dense offsets, with walk each record of uncompressed batches.
-
-        Returns the number of offsets that it takes. CorruptBatchError, RecordTooLargeError (a batch over
-        max_batch_bytes), UnsupportedFormatError (message format 0 or 1). Changes nothing; needs no open file.
-        """
 
     def flush(self) -> None:
         """fdatasync of the .log file: data appended before the call is durable. May run beside an append."""
@@ -233,9 +226,6 @@ class Recovered:
     def last_leader_epoch(self) -> int:
         """Of the last good batch, -1 if none."""
     @property
-    def open_transactions(self) -> dict[int, int]:
-        """Producer id -> first offset of the transactions without a marker at the end of the valid part."""
-    @property
     def markers(self) -> list[tuple[int, int, int, int]]:
         """(offset, producer id, epoch, kind: 0 abort, 1 commit) of the transaction markers at or past markers_from."""
 
@@ -253,7 +243,7 @@ def recover(
     index_max_bytes: int = 10 << 20,
     sync_indexes: bool = True,
     write_indexes: bool = True,
-    open_transactions: Mapping_[int, int] | None = None,
+    producers: Producers | None = None,
     markers_from: int | None = None,
 ) -> Recovered:
     """Check a segment's .log file and rebuild its index files for the valid part (write_indexes=False: write nothing).
@@ -262,10 +252,17 @@ def recover(
     unless allow_gaps, the continuity of offsets is checked; before it only headers are read, for the index. end_offset:
     base offset of the next segment that holds data, 0: none; a batch that reaches it is a problem. The .log file is not
     changed: the caller cuts it (Io.truncate to valid_size) or reports damage. Index files are replaced atomically;
-    sync_indexes=False leaves their durability to the caller (Io.sync_filesystem). open_transactions: what the segment
-    before left open (Recovered.open_transactions), for the .txnindex: without it the abort of a transaction that began
-    earlier keeps the entry that the old file has. markers_from: list the markers at or past it.
+    sync_indexes=False leaves their durability to the caller (Io.sync_filesystem). producers: producer state as of
+    from_position, carried on through the valid part: without it the abort of a transaction that began before keeps the
+    entry that the old .txnindex has. markers_from: list the markers at or past it.
     Raises FileNotFoundError, StorageError (a bad sector). Damage is not an exception: see Recovered.
+    """
+
+def check_batches(batches: ReadableBuffer, *, max_batch_bytes: int, walk: bool) -> int:
+    """Validate a chunk from outside: headers, CRCs, dense offsets, with walk each record of uncompressed batches.
+
+    Returns the number of offsets that it takes. CorruptBatchError, RecordTooLargeError (a batch over max_batch_bytes),
+    UnsupportedFormatError (message format 0 or 1).
     """
 
 def allocate_fail_at(n: int) -> bool:

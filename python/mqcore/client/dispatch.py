@@ -3,8 +3,8 @@
 Invariants:
     1. Order: the records of one thread to one partition get offsets in the order of its calls. A partition's closed
        chunks wait in its queue and are appended from the left under its lock, by one thread at a time.
-    2. A chunk leaves its queue after its outcome is known. One whose append was interrupted counts as failed: nobody
-       can tell what happened to it, and appending it again could double its records.
+    2. A chunk leaves its queue after its outcome is known. One whose append was interrupted is appended again, with the
+       same sequences: the log tells whether it has it. Without a producer id it counts as failed, for nobody can tell.
     3. A failed chunk is remembered until a result(), flush() or close() has raised its error.
     4. Callbacks run without any lock held.
 Locks: a sink's `lock` guards the appends of one partition; only the log's own locks are taken under it.
@@ -43,8 +43,12 @@ class Log(Protocol):
     def write_position(self) -> int:
         """Where in its file the next append is likely to go (bytes)."""
 
-    def append(self, batches: Chunk) -> tuple[int, int, int]:
-        """Store the batches; return base offset, next offset, log-append time (ms, -1: create time)."""
+    def append(self, batches: Chunk) -> tuple[int, int, int, bool]:
+        """Store the batches; return base offset, next offset, log-append time (ms, -1: create time), and whether they
+        were stored before."""
+
+    def next_sequence(self, producer_id: int, epoch: int) -> int:
+        """The sequence that the producer's next batch must have; -1: nothing is known of it."""
 
     def wait_durable(self, next_offset: int, timeout_s: float | None = None) -> None:
         """Return once everything below next_offset is durable."""
@@ -180,20 +184,23 @@ class Dispatcher(Accumulator):
 
     def _append(self, sink: Sink, chunk: Chunk) -> None:
         """Append one chunk; the caller has the sink's lock. Errors go to the chunk, except those that end a thread."""
-        if not chunk.begin():
-            if chunk.state == "appending":  # invariant 2
-                self._finish(chunk, FatalError("an append was interrupted: its records may be stored or not"))
-            return
         try:
+            if chunk.state == "appending" and chunk.producer_id < 0:  # invariant 2
+                raise FatalError("an append was interrupted: its records may be stored or not")
+            if sink.unsure and chunk.producer_id >= 0:
+                stored = sink.log.next_sequence(chunk.producer_id, chunk.producer_epoch)
+                sink.stored = stored if stored >= 0 else sink.stored
+                sink.unsure = False
+            if not chunk.begin():
+                return
             chunk.repack(compress)
             if sink.log is None:
                 sink.log = self._open_log(sink.topic.name, sink.partition)
             chunk.appended(*sink.log.append(chunk))
             sink.skew = sink.log.write_position
-        except BaseException as error:
+        except Exception as error:
+            sink.unsure = sink.log is not None
             self._finish(chunk, error)
-            if not isinstance(error, Exception):
-                raise
             return
         if sink.log.high_watermark >= chunk.next_offset:
             self._finish(chunk)

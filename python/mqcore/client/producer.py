@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -40,11 +41,19 @@ if TYPE_CHECKING:
 Partitioner = Callable[[bytes, int], int]
 
 
+class Ids(Protocol):
+    """mqcore.log.producer_ids.ProducerIds."""
+
+    def allocate(self) -> int: ...
+
+
 class Store(Protocol):
     """What a producer needs of a store (mqcore.log.manager.LogStore)."""
 
     @property
     def clock(self) -> Clock: ...
+    @property
+    def producer_ids(self) -> Ids: ...
     def topic(self, name: str) -> Any: ...  # TopicInfo
     def partition(self, topic: str, partition: int) -> Log: ...
 
@@ -56,7 +65,8 @@ class Producer(Dispatcher):
     before compression, at most the topic's max.message.bytes. chunk_bytes: how much is appended with one call.
     buffer_bytes: memory for records that are not acknowledged yet. compression: codec for topics whose
     compression.type is "producer"; None: none. partitioner: (key, partitions) -> partition for keyed records, instead
-    of the topic's. linger: the store's thread for lingering records; None: one of its own.
+    of the topic's. idempotence: batches have a producer id and sequences, so that an append that is repeated (after an
+    interrupt, say) stores nothing twice. linger: the store's thread for lingering records; None: one of its own.
     Raises ValueError, InvalidConfigError for settings out of range.
     """
 
@@ -70,6 +80,7 @@ class Producer(Dispatcher):
         buffer_bytes: int = 32 << 20,
         compression: str | None = None,
         partitioner: Partitioner | None = None,
+        idempotence: bool = True,
         linger: Linger | None = None,
     ) -> None:
         if not 0 <= linger_ms <= 3_600_000:
@@ -89,6 +100,8 @@ class Producer(Dispatcher):
         self._codec = codec_of(compression)
         self._partitioner = partitioner
         self._with_ids: deque[IdDelivery] = deque()  # not known to be durable
+        self._nameless = idempotence  # it has no producer id yet
+        self._name_lock = threading.Lock()
         _living.add(self)
 
     # ---- topics ------------------------------------------------------------------------------------------------------
@@ -99,9 +112,18 @@ class Producer(Dispatcher):
             raise ForkedStoreError("this producer belongs to the parent process", hint="Open a store of your own")
         if not isinstance(name, str):
             raise TypeError(f"a topic's name is a str, not {type(name).__name__}")
+        if self._nameless:
+            self._take_id()
         topic = Topic(name, sticky=random.randrange(1 << 30))  # keyless records of many producers start anywhere
         self._configure(topic, self._store.topic(name))
         return topic
+
+    def _take_id(self) -> None:
+        """Have a producer id before the first chunk is opened."""
+        with self._name_lock:
+            if self._nameless:
+                self.set_identity(self._store.producer_ids.allocate(), 0)
+                self._nameless = False
 
     def _configure(self, topic: Topic, info: Any) -> None:
         config = info.config

@@ -1,6 +1,6 @@
 """What a chunk of batches must be before it is appended: whole v2 batches within the topic's limits. Pure.
 
-Only headers are looked at: CRC and records of batches from outside are checked by `Segment.check_append`.
+Only headers are looked at: CRC and records of batches from outside are checked by `check_batches`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ Invariants:
 The topic id: a topic that is made for this keeps the id in the directory's `partition.metadata`, unless that id is
 taken; a topic that is there keeps its own, and the directory gets that one. Settings are not in the directory: a topic
 made here keeps its records for ever (retention.ms=-1), or the first pass of retention could take what was adopted.
-Kafka must be stopped: a segment that is being written is taken as torn. Not taken over: producer state snapshots.
+Kafka must be stopped: a segment that is being written is taken as torn. Producer state is made from the batches, and
+from Kafka's snapshot at the first segment: transactions that hang keep holding back the last stable offset.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mqcore._native.producer_state import Producers
 from mqcore._native.segment import recover
 from mqcore.errors import (
     CorruptBatchError,
@@ -39,6 +41,7 @@ from mqcore.log.checkpoints import PartitionKey, PartitionState, SegmentState
 from mqcore.log.index_check import check_txn_index, read_index
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.os_errors import translated
+from mqcore.log.producer_state import PRODUCERS_MAX
 from mqcore.log.removal import forget_offsets, remove_tree
 from mqcore.log.repair import empty_batches
 from mqcore.log.segment_check import BATCH_BYTES_MAX, NO_BOUND, BadRange, Bytes, SegmentCheck, SegmentChecker
@@ -98,10 +101,10 @@ def adopt(store: LogStore, directory: str, topic: str | None = None, partition: 
     notes: list[str] = []
     sources = _check_source(directory, notes)
     _check_target(store, name, number)
-    staged = _stage(store, directory, sources, name, number, notes)
+    staged, stable = _stage(store, directory, sources, name, number, notes)
     info = _topic_for(store, name, number, _topic_id(store.io, directory))
     checkpoints.write_topic_id(store.io, os.path.join(staged, layout.PARTITION_METADATA), info.topic_id)
-    _put_in_place(store, info, number, staged, sources)
+    _put_in_place(store, info, number, staged, sources, stable)
     return Adopted(
         name,
         number,
@@ -218,8 +221,10 @@ def _topic_for(store: LogStore, name: str, number: int, topic_id: uuid.UUID | No
     return info if number < info.partitions else store.add_partitions(name, number + 1)
 
 
-def _stage(store: LogStore, directory: str, sources: list[_Source], name: str, number: int, notes: list[str]) -> str:
-    """Write the whole partition into a directory of the quarantine, synced; return its path."""
+def _stage(
+    store: LogStore, directory: str, sources: list[_Source], name: str, number: int, notes: list[str]
+) -> tuple[str, int]:
+    """Write the whole partition into a directory of the quarantine, synced; return its path and the last stable offset."""
     io, quarantine = store.io, store.layout.path(layout.QUARANTINE)
     staged = os.path.join(quarantine, layout.partition_dir_name(name, number) + _STAGED)
     if not layout.require_kind(quarantine, "dir"):
@@ -228,7 +233,7 @@ def _stage(store: LogStore, directory: str, sources: list[_Source], name: str, n
     if layout.require_kind(staged, "dir"):
         remove_tree(io, staged)
     io.mkdir(staged)
-    open_transactions: dict[int, int] = {}
+    producers = _known_producers(io, directory, sources)
     for source in sources:
         _copy(io, source, os.path.join(staged, layout.segment_name(source.base_offset)))
         if source.gaps:
@@ -236,17 +241,32 @@ def _stage(store: LogStore, directory: str, sources: list[_Source], name: str, n
             notes.append(f"{os.path.basename(source.path)}: {missing} offsets are empty, as compaction left them")
         # Rebuilt from markers; the source's own entries only tell of transactions that began before its first segment.
         _copy_txn_index(io, source, staged)
-        open_transactions = recover(
+        recover(
             io,
             staged,
             source.base_offset,
             max_batch_bytes=BATCH_BYTES_MAX,
             allow_gaps=False,
-            open_transactions=open_transactions,
-        ).open_transactions
-    _write_epochs(io, directory, staged, sources)
+            producers=producers,
+        )
+    epochs = _write_epochs(io, directory, staged, sources)
+    end = sources[-1].found.next_offset
+    snapshot = os.path.join(staged, layout.segment_name(end, layout.SNAPSHOT))
+    io.write_atomic(snapshot, producers.encode(max(0, epochs.epoch_of(end - 1))))
     io.sync_dir(staged)
-    return staged
+    return staged, producers.stable_end(end)
+
+
+def _known_producers(io: Io, directory: str, sources: list[_Source]) -> Producers:
+    """What Kafka's own snapshot says of producers before the first segment; its later ones are made anew."""
+    base = sources[0].base_offset
+    path = os.path.join(directory, layout.segment_name(base, layout.SNAPSHOT))
+    try:
+        if layout.lstat_kind(path) == "file":
+            return Producers.decode(io.read_file(path), base, PRODUCERS_MAX)[0]
+    except MQError:
+        pass
+    return Producers(PRODUCERS_MAX)
 
 
 def _copy(io: Io, source: _Source, target: str) -> None:
@@ -280,7 +300,7 @@ def _copy_txn_index(io: Io, source: _Source, staged: str) -> None:
         io.write_atomic(os.path.join(staged, layout.segment_name(source.base_offset, layout.TXN_INDEX)), data)
 
 
-def _write_epochs(io: Io, directory: str, staged: str, sources: list[_Source]) -> None:
+def _write_epochs(io: Io, directory: str, staged: str, sources: list[_Source]) -> LeaderEpochs:
     """Take over the leader epochs, or, where they cannot be read, what the batches say of them."""
     try:
         epochs = checkpoints.read_leader_epochs(io, os.path.join(directory, layout.LEADER_EPOCHS))
@@ -293,9 +313,12 @@ def _write_epochs(io: Io, directory: str, staged: str, sources: list[_Source]) -
     epochs.truncate_end(sources[-1].found.next_offset)
     if epochs.entries not in ((), ((0, 0),)):
         checkpoints.write_leader_epochs(io, os.path.join(staged, layout.LEADER_EPOCHS), epochs)
+    return epochs
 
 
-def _put_in_place(store: LogStore, info: TopicInfo, number: int, staged: str, sources: list[_Source]) -> None:
+def _put_in_place(
+    store: LogStore, info: TopicInfo, number: int, staged: str, sources: list[_Source], stable: int
+) -> None:
     """One rename, then the store serves it."""
     io, key, target = store.io, PartitionKey(info.name, number), store.layout.partition_dir(info.name, number)
     io.sync_dir(staged)
@@ -315,6 +338,6 @@ def _put_in_place(store: LogStore, info: TopicInfo, number: int, staged: str, so
     if old is not None:
         old.mark_deleted()  # whoever holds the empty log must ask for the partition again
     start, end = sources[0].base_offset, sources[-1].found.next_offset
-    store.partitions.add_state(key, PartitionState(info.topic_id, start, end, states))
+    store.partitions.add_state(key, PartitionState(info.topic_id, start, end, states, stable))
     store.save_recovery_points()
-    store.marks.publish(store.marks.slot(info.topic_id, number), start, end, end, end)
+    store.marks.publish(store.marks.slot(info.topic_id, number), start, end, stable, end)

@@ -283,6 +283,12 @@ class PartitionState:
     log_start: int
     log_end: int
     segments: list[SegmentState] = field(default_factory=list)
+    last_stable: int = -1  # -1: the log end
+
+    @property
+    def stable_end(self) -> int:
+        """Where read_committed ends: before the oldest transaction that was left open."""
+        return self.last_stable if self.last_stable >= 0 else self.log_end
 
 
 def read_clean_shutdown(io: Io, path: str) -> dict[PartitionKey, PartitionState] | None:
@@ -292,9 +298,9 @@ def read_clean_shutdown(io: Io, path: str) -> dict[PartitionKey, PartitionState]
         return None
     try:
         states = {}
-        for topic, partition, topic_id, log_start, log_end, segments in document["partitions"]:
+        for topic, partition, topic_id, log_start, log_end, segments, *stable in document["partitions"]:
             states[PartitionKey(topic, partition)] = PartitionState(
-                uuid.UUID(topic_id), log_start, log_end, [SegmentState(*segment) for segment in segments]
+                uuid.UUID(topic_id), log_start, log_end, [SegmentState(*segment) for segment in segments], *stable
             )
         return states
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -304,6 +310,7 @@ def read_clean_shutdown(io: Io, path: str) -> dict[PartitionKey, PartitionState]
 def write_clean_shutdown(io: Io, path: str, states: dict[PartitionKey, PartitionState]) -> None:
     rows = [
         [key.topic, key.partition, state.topic_id.hex, state.log_start, state.log_end, state.segments]
+        + ([state.last_stable] if 0 <= state.last_stable < state.log_end else [])
         for key, state in sorted(states.items())
     ]
     _write_json(io, path, {"partitions": rows})

@@ -9,7 +9,8 @@
     STORE/cleaner-offset-checkpoint          up to where partitions are compacted
     STORE/journal/ views/ quarantine/
     STORE/topics/<topic>-<partition>/        <base:020d>.log .index .timeindex .txnindex, leader-epoch-checkpoint,
-                                             partition.metadata (the topic id), damaged (ranges that recovery found)
+                                             partition.metadata (the topic id), damaged (ranges that recovery found),
+                                             <offset:020d>.snapshot (producer state)
 
 Invariants:
     1. A name made here has one component: no separator, no NUL, never "." or "..".
@@ -28,6 +29,7 @@ from mqcore.errors import InvalidTopicError, StoreFormatError
 
 FORMAT_VERSION = 1
 METADATA_TOPIC = "__metadata"
+TRANSACTION_TOPIC = "__transaction_state"  # its records decide: see GroupCommit.submit
 METADATA_TOPIC_ID = uuid.UUID(int=1)  # as Kafka's own metadata topic: a reserved id that no random one takes
 
 META, LOCK, SESSION, CLEAN_SHUTDOWN = "meta.json", "lock", "session.json", "clean-shutdown"
@@ -37,6 +39,7 @@ TOPICS, VIEWS, JOURNAL, QUARANTINE = "topics", "views", "journal", "quarantine"
 LEADER_EPOCHS, PARTITION_METADATA, DAMAGED = "leader-epoch-checkpoint", "partition.metadata", "damaged"
 
 LOG, INDEX, TIME_INDEX, TXN_INDEX, DIGEST = ".log", ".index", ".timeindex", ".txnindex", ".digest"
+SNAPSHOT = ".snapshot"  # of producer state; its number is an offset, not always a segment's
 SEGMENT_SUFFIXES = (LOG, INDEX, TIME_INDEX, TXN_INDEX, DIGEST)
 CLEANED, SWAP, DELETED = ".cleaned", ".swap", ".deleted"  # as Kafka names files on their way in or out
 DIRECTORY_DELETED = "-delete"
@@ -72,7 +75,7 @@ def segment_name(base_offset: int, suffix: str = LOG) -> str:
 @dataclass(frozen=True, slots=True)
 class SegmentFile:
     base_offset: int
-    suffix: str  # one of SEGMENT_SUFFIXES, or Kafka's .snapshot
+    suffix: str  # one of SEGMENT_SUFFIXES, or SNAPSHOT
     state: str  # "", CLEANED, SWAP or DELETED
 
 

@@ -46,6 +46,7 @@ from mqcore.log.opening import SYNC_EACH_MAX
 from mqcore.log.os_errors import os_errors
 from mqcore.log.partition_log import NO_SLOT, PartitionLog
 from mqcore.log.partitions import Partitions
+from mqcore.log.producer_ids import ProducerIds
 from mqcore.log.removal import forget_offsets
 from mqcore.log.report import MaintenanceReport
 from mqcore.log.topics import METADATA_TOPIC, TopicInfo, TopicRegistry
@@ -75,8 +76,7 @@ class LogStore:
     def __init__(self, path: str, durability: Durability, io: Io, clock: Clock, config: StoreConfig) -> None:
         self.path, self.durability, self.io, self.clock, self.config = path, durability, io, clock, config
         self.read_only = False
-        self.layout = Layout(path)
-        self.store_id = b""
+        self.layout, self.store_id = Layout(path), b""
         self.recovery = OpenReport()
         self.open_segments = OpenSegments(config.max_open_files)
         self.partitions = Partitions(self)
@@ -92,13 +92,13 @@ class LogStore:
         self.condemned: list[str] = []  # directories of deleted topics
         self.stale_names: set[str] = set()  # deleted topics of which the offset files may still say something
         self._pass_lock, self._lock = threading.Lock(), threading.RLock()
-        # Guards `group` alone, a leaf: partitions are made under their own lock, while maintenance holds _lock and
-        # takes theirs.
+        # Of `group` alone, a leaf: partitions are made under their own lock; maintenance holds _lock and takes theirs.
         self._group_lock = threading.Lock()
-        # What is written last must be what was known last, and two writers of one file would share a temporary one.
+        # What is written last must be what was known last; two writers of one file would share a temporary one.
         self._points_lock, self._starts_lock = threading.Lock(), threading.Lock()
         self._maintenance = Maintenance(self, config.maintenance_interval_ms / 1000)
         self.housekeeper = Housekeeper(self, self._lock)
+        self.producer_ids = ProducerIds.of(self)
         self.to_seal: weakref.WeakSet[PartitionLog] = weakref.WeakSet()  # they have rolled segments without their seal
         self._closed = self._forked = self._ready = False
 
@@ -362,7 +362,7 @@ class LogStore:
             slot = self.marks.slot(state.topic_id, key.partition)
             if log is not None:
                 log.slot = slot
-            self.marks.publish(slot, state.log_start, state.log_end, state.log_end, state.log_end)
+            self.marks.publish(slot, state.log_start, state.log_end, state.stable_end, state.log_end)
 
     def seal_later(self, log: PartitionLog) -> None:
         self.to_seal.add(log)

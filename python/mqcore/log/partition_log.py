@@ -3,8 +3,11 @@
 Invariants:
     1. Offsets are assigned under `_lock`, in the order in which chunks are written; nothing else writes the segments.
     2. A reader never sees an offset at or above the visible end: the durable mark under fsync (R11).
-    3. A failed append changes nothing that a reader or the next append sees.
+    3. A failed append changes nothing that a reader or the next append sees: producer state follows the log, it never
+       leads it (R5).
     4. An offset that was ever acknowledged is never given to another record: after damage the log goes on behind it.
+    5. The last stable offset is at most the first offset of each transaction that is open, or whose marker nobody sees yet.
+    6. An abort is in the .txnindex before its marker can be seen.
 Locks: `_lock` orders appends, rolls and removals and is held over their I/O. `_state_lock` guards the four numbers only
 and is taken last, by the leader of a commit round too, which must not wait for an appender's I/O. Readers take none.
 """
@@ -12,12 +15,16 @@ and is taken last, by the leader of a commit round too, which must not wait for 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from mqcore._native.producer_state import Producers, marker
+from mqcore._native.segment import check_batches
 from mqcore.config.topic import TopicConfig
 from mqcore.errors import InvariantError, StorageError
-from mqcore.log import read_errors
+from mqcore.log import layout, producer_state
 from mqcore.log.aborted import AbortedTransactions
 from mqcore.log.admission import Chunk, check_timestamps, survey
 from mqcore.log.checkpoints import SegmentState
@@ -25,7 +32,8 @@ from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.offsets import Offsets
 from mqcore.log.partition_dir import PartitionDirectory
 from mqcore.log.partition_ports import Appended, PartitionHost
-from mqcore.log.readable import ReadablePartition
+from mqcore.log.producer_state import OpenTransaction, ProducerInfo, Snapshots
+from mqcore.log.removable import RemovablePartition
 from mqcore.log.segments import Exchange, SegmentEntry, SegmentSet
 
 if TYPE_CHECKING:
@@ -36,10 +44,26 @@ if TYPE_CHECKING:
     from mqcore._native.segment import Segment
 
 NO_SLOT = -1
+SEQUENCE_MAX = (1 << 31) - 1
 UNSEALED_MAX = 16  # rolled segments of a partition that may wait for maintenance to seal them
 
 
-class PartitionLog(ReadablePartition):
+@dataclass(slots=True)
+class _Begun:
+    """An append that is not accounted for. aborted: what the .txnindex gets with it, None: nothing. ordered: see
+    GroupCommit.submit."""
+
+    segment: Segment
+    batches: memoryview
+    position: int
+    base_offset: int
+    now_ms: int
+    aborted: tuple[int, int, int, int] | None
+    ordered: bool
+    index_tried: bool = False
+
+
+class PartitionLog(RemovablePartition):
     """One partition of an open store. Made by LogStore only; any number of threads may use it."""
 
     def __init__(
@@ -73,7 +97,10 @@ class PartitionLog(ReadablePartition):
         self._segments = SegmentSet([])
         self._offsets = Offsets.at(log_start, log_end)
         self._exchange: Exchange | None = None
-        self._begun: tuple[Segment, memoryview, int, int] | None = None  # an append: segment, bytes, position, offset
+        self._begun: _Begun | None = None
+        self._producers = Producers(producer_state.PRODUCERS_MAX)
+        self._transactional = False  # whether the last stable offset may be below the high watermark
+        self._snapshots = Snapshots(host.io, self.directory)
         self._lock = threading.Lock()
         self.compaction_lock = threading.Lock()  # held for a round; before _lock
         # One seals at a time (maintenance, checkpoints, an appender whose seals are behind). After _lock, never before.
@@ -93,6 +120,13 @@ class PartitionLog(ReadablePartition):
         """The segments that are there. Once, before anybody else has the log."""
         self._segments.replace(tuple(entries))
 
+    def take_producers(self, producers: Producers) -> None:
+        """What is known of producers at the log end. Once, before anybody else has the log."""
+        self._producers, self._transactional = producers, producers.unstable
+        log_start, _, mark, log_end = self._offsets
+        stable = max(log_start, producers.stable_end(mark))
+        self._offsets = Offsets(log_start, stable, mark, log_end).checked()
+
     # -- offsets ----------------------------------------------------------------------------------------------------
 
     def epoch_of(self, offset: int) -> int:
@@ -108,46 +142,112 @@ class PartitionLog(ReadablePartition):
         batches: patched in place (offsets, epoch, log-append time); must not change until wait_durable has returned
         for its next_offset. from_outside: CRC, records and timestamps are checked first; a builder of our own did so.
         Visible to readers, and durable, after wait_durable; under os and memory both at once on return.
-        Raises RecordTooLargeError, InvalidRecordError, CorruptBatchError (nothing happened), DiskFullError (nothing
-        happened, retry), StorageError, StoreReadOnlyError, StoreClosedError.
+        A batch with a producer id is checked against what is known of that producer: one that is stored already gives
+        its offsets, and nothing is written.
+        Raises RecordTooLargeError, InvalidRecordError, CorruptBatchError, OutOfOrderSequenceError (a gap),
+        DuplicateSequenceError, InvalidProducerEpochError, InvalidTransactionStateError (nothing happened),
+        DiskFullError, ConcurrentTransactionsError (nothing happened, retry), StorageError, StoreReadOnlyError,
+        StoreClosedError.
         """
         self.host.check_writable()
         config, view = self.config, memoryview(batches).cast("B")
         chunk = survey(view, config.max_message_bytes)
         now_ms = self.host.clock.wall_ms()
         append_time = now_ms if config.message_timestamp_type == "LogAppendTime" else -1
-        if append_time < 0 and from_outside:
-            check_timestamps(chunk, config, now_ms)
+        if from_outside:
+            if append_time < 0:
+                check_timestamps(chunk, config, now_ms)
+            check_batches(view, max_batch_bytes=config.max_message_bytes, walk=True)
         with self._lock:
             self.check_there()
-            base_offset = self._settle()
-            segment = self._segment_for(len(view), chunk, now_ms)
-            if from_outside:
-                segment.check_append(view, max_batch_bytes=config.max_message_bytes, walk=True)
-            self.host.open_segments.touch(segment)
-            if self.slot == NO_SLOT:
-                self.host.take_slot(self)
-            self.written = True
-            self._begun = segment, view, segment.size, base_offset
-            try:
-                segment.append(view, base_offset, self.epoch, append_time)
-            finally:  # an interrupt (Ctrl-C) comes out of the write, and what is written has its offsets all the same
-                next_offset = self._settle()
-            self.write_position = segment.size
+            self._settle()
+            answer = self._producers.check(view)
+            if answer is not None:
+                return producer_state.stored(answer, append_time, self.topic, self.partition)
+            return self._append(view, chunk, now_ms, append_time, None, ordered=self.topic == layout.TRANSACTION_TOPIC)
+
+    def append_marker(
+        self, producer_id: int, epoch: int, *, commit: bool, coordinator_epoch: int = 0
+    ) -> Appended | None:
+        """End the producer's transaction in this partition: a control batch. None: it has none open here (again, or
+        never had); its epoch is noted all the same, so that late batches of the one before are refused.
+
+        Visible, and durable, as after append. Raises as append does, InvalidProducerEpochError for an epoch that is over.
+        """
+        self.host.check_writable()
+        now_ms = self.host.clock.wall_ms()
+        batch = marker(producer_id, epoch, commit=commit, coordinator_epoch=coordinator_epoch, timestamp_ms=now_ms)
+        append_time = now_ms if self.config.message_timestamp_type == "LogAppendTime" else -1
+        with self._lock:
+            self.check_there()
+            log_end = self._settle()
+            answer = self._producers.check(batch)
+            if answer is not None:
+                return producer_state.stored(answer, append_time, self.topic, self.partition)
+            ended = self._producers.end_of(producer_id, log_end)
+            if ended is None:
+                self._producers.fence(producer_id, epoch, coordinator_epoch, now_ms)
+                return None
+            aborted, chunk = None if commit else ended, Chunk(1, now_ms, now_ms)
+            return self._append(memoryview(batch), chunk, now_ms, append_time, aborted, ordered=True)
+
+    def _append(
+        self,
+        view: memoryview,
+        chunk: Chunk,
+        now_ms: int,
+        append_time: int,
+        aborted: tuple[int, int, int, int] | None,
+        *,
+        ordered: bool,
+    ) -> Appended:
+        """Write what was checked. Under `_lock`, after _settle."""
+        base_offset = self._offsets.log_end
+        segment = self._segment_for(len(view), chunk, now_ms)
+        self.host.open_segments.touch(segment)
+        if self.slot == NO_SLOT:
+            self.host.take_slot(self)
+        self.written = True
+        self._begun = _Begun(segment, view, segment.size, base_offset, now_ms, aborted, ordered)
+        try:
+            segment.append(view, base_offset, self.epoch, append_time)
+        finally:  # an interrupt (Ctrl-C) comes out of the write, and what is written has its offsets all the same
+            next_offset = self._settle()
+        self.write_position = segment.size
         return Appended(base_offset, next_offset, append_time)
 
     def _settle(self) -> int:
         """Account for what the last append wrote; the log end. An interrupt may make it run twice, or not until the
         next call under `_lock`: each step can be repeated."""
-        if self._begun is not None:
-            segment, view, position, base_offset = self._begun
-            next_offset, group = segment.next_offset, self._group
-            if next_offset > base_offset:
+        begun = self._begun
+        if begun is not None:
+            next_offset, group = begun.segment.next_offset, self._group
+            if next_offset > begun.base_offset:
+                self._index_abort(begun)
+                self._transactional = self._producers.add(begun.batches, begun.now_ms)
                 self._advance(next_offset, next_offset if group is None else None)
                 if group is not None:
-                    group.submit(self, segment, view, position, base_offset, next_offset, self.epoch)
+                    group.submit(
+                        self,
+                        begun.segment,
+                        begun.batches,
+                        begun.position,
+                        begun.base_offset,
+                        next_offset,
+                        self.epoch,
+                        ordered=begun.ordered,
+                    )
             self._begun = None
         return self._offsets.log_end
+
+    def _index_abort(self, begun: _Begun) -> None:
+        """Have an abort in the .txnindex (invariant 6). On a full disk the log waits here until there is room."""
+        entry = begun.aborted
+        if entry is not None:
+            again, begun.index_tried = begun.index_tried, True
+            if not (again and entry in begun.segment.aborted(entry[1], entry[2] + 1)):
+                begun.segment.append_txn(*entry)
+            begun.aborted = None
 
     def wait_durable(self, next_offset: int, timeout_s: float | None = None) -> None:
         """Return once everything below next_offset is durable, as the topic's durability has it: at once under os and
@@ -175,11 +275,55 @@ class PartitionLog(ReadablePartition):
             if log_end is not None:
                 offsets = offsets.appended(log_end)
             if visible is not None:
-                offsets = offsets.visible(visible)
+                mark = max(offsets.high_watermark, visible)
+                offsets = offsets.visible(mark, self._producers.stable_end(mark) if self._transactional else None)
             self._offsets = offsets
             # Under the lock: two publications must not overtake each other. Without a visible change nobody wakes.
             if visible is not None:
                 self.host.publish(self, offsets)
+
+    def _move_start(self, offset: int) -> None:
+        """Move the log start, for everybody and durably."""
+        with self._state_lock:
+            self._offsets = self._offsets.start_moved(offset)
+            self.host.publish(self, self._offsets)
+        self.host.log_start_moved(self)
+
+    # -- producers --------------------------------------------------------------------------------------------------
+
+    def producers(self) -> list[ProducerInfo]:
+        """The producers that are remembered; those with open transactions first."""
+        return producer_state.producer_infos(self._producers)
+
+    def next_sequence(self, producer_id: int, epoch: int) -> int:
+        """The sequence that the producer's next batch must have, in this epoch; -1: nothing is known of it here."""
+        with self._lock:
+            self.check_there()
+            self._settle()
+            known = self._producers.get(producer_id)
+        if known is None or epoch < known[1]:
+            return -1
+        return (known[2] + 1) & SEQUENCE_MAX if epoch == known[1] else 0
+
+    def open_transactions(self) -> dict[int, OpenTransaction]:
+        """The transactions without a marker here, by producer id, the oldest first."""
+        return producer_state.open_transactions(self._producers)
+
+    def expire_producers(self, before_ms: int) -> int:
+        """Forget producers without open transaction that were last heard of before; how many."""
+        return self._producers.expire(before_ms)
+
+    def _snapshot(self, offset: int) -> None:
+        """Write down what is known of producers at the log end, or the base of a new segment."""
+        self._snapshots.write(offset, self._producers, self.epoch_of(offset - 1), self._recovery_base())
+
+    def _recovery_base(self) -> int:
+        """The base offset of the segment that a recovery would scan first."""
+        entries, point = self._segments.entries, self.recovery_point
+        for entry, following in pairwise(entries):
+            if following.base_offset >= point:
+                return entry.base_offset
+        return entries[-1].base_offset if entries else 0
 
     # -- segments ---------------------------------------------------------------------------------------------------
 
@@ -218,6 +362,8 @@ class PartitionLog(ReadablePartition):
             SegmentState(base, 0, base, -1, -1), self.open_segment, sealed=False, segment=segment, created_ms=now_ms
         )
         self._segments.add(entry)
+        if last is not None:
+            self._snapshot(base)
         if last is not None and not last.sealed:
             self.host.seal_later(self)
             if self._seals_are_behind():
@@ -288,44 +434,7 @@ class PartitionLog(ReadablePartition):
         self.seal_rolled()
         self.recovery_point = max(self.recovery_point, next_offset)
 
-    # -- removal ----------------------------------------------------------------------------------------------------
-
-    def delete_before(self, offset: int) -> None:
-        """Move the log start to `offset` and remove the segments that lie wholly below it. Views that readers hold
-        stay valid. OffsetOutOfRangeError: `offset` is past the last stable offset."""
-        self.host.check_writable()
-        with self._lock:
-            self.check_there()  # its name may be another topic's by now, and log starts go by name
-            self._settle()
-            offsets = self._offsets
-            if not 0 <= offset <= offsets.last_stable:
-                raise read_errors.out_of_range("cannot delete past the last stable offset", self, offset, offsets)
-            if offset <= offsets.log_start:
-                return
-            last = self._segments.last
-            if last is not None and last.next_offset <= offset and last.size:
-                # The log end lives in the last segment's name: never remove the last one.
-                self._begin_epoch(offsets.log_end)
-                self._roll(offsets.log_end, self.host.clock.wall_ms())
-            with self._state_lock:
-                self._offsets = self._offsets.start_moved(offset)
-                self.host.publish(self, self._offsets)
-            self.host.log_start_moved(self)
-            self._drop_below(offset)
-
-    def _drop_below(self, offset: int) -> None:
-        entries = self._segments.entries
-        keep = 0
-        while keep + 1 < len(entries) and entries[keep + 1].base_offset <= offset:
-            keep += 1
-        if keep == 0:
-            return
-        self._segments.replace(entries[keep:])
-        for entry in entries[:keep]:
-            if entry.is_open:
-                self.host.open_segments.forget(entry.segment())
-            # Not closed: a reader may be in it. The handle goes with its last holder.
-            self._dir.remove(entry.base_offset)
+    # -- settings and the end ----------------------------------------------------------------------------------------
 
     def mark_deleted(self) -> None:
         """The topic is deleted: appends and reads are refused; views that readers hold stay valid."""
@@ -338,28 +447,6 @@ class PartitionLog(ReadablePartition):
             self.config = config
             self._group = self.host.group_for(config)
 
-    def exchange(self, old: Sequence[SegmentEntry], new: SegmentState, swap: Callable[[], None]) -> bool:
-        """Put one segment in the place of neighbours. swap: does it to the files, once their handles are closed (mappings
-        stay); may be called again after an error. False: `old` are not all there any more."""
-        with self._lock:
-            if self.deleted or not self._segments.holds(old):
-                return False
-            self._exchange = Exchange(self._segments, old, SegmentEntry(new, self.open_segment, sealed=True), swap)
-            for entry in old:
-                if entry.is_open:
-                    self.host.open_segments.forget(entry.segment())
-                entry.retire()
-            self._exchange.finish()
-            self._exchange = None
-        return True
-
-    def finish_exchange(self) -> None:
-        """Go on with an exchange that an error interrupted. None: nothing."""
-        with self._lock:
-            if self._exchange is not None:
-                self._exchange.finish()
-                self._exchange = None
-
     def settle(self) -> None:
         """When the store closes: let the last append end, and account for it."""
         with self._lock:
@@ -367,6 +454,9 @@ class PartitionLog(ReadablePartition):
 
     def close(self, *, write_indexes: bool) -> None:
         """Close the segments' handles; views stay valid. write_indexes: for a clean close, after settle and flush."""
+        log_end = self._offsets.log_end
+        if write_indexes and self.on_disk and (self.written or log_end not in self._snapshots.offsets):
+            self._snapshot(log_end)
         for entry in self._segments.entries:
             if entry.is_open:
                 if write_indexes and not entry.sealed:

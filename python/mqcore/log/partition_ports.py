@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class Appended(NamedTuple):
-    """What an append did: the offsets base_offset .. next_offset - 1. append_time_ms: -1 under create time."""
+    """What an append did: the offsets base_offset .. next_offset - 1. append_time_ms: -1 under create time. duplicate:
+    nothing was written; the producer's batches were stored before, at these offsets."""
 
     base_offset: int
     next_offset: int
     append_time_ms: int
+    duplicate: bool = False
 
 
 class Slice(NamedTuple):

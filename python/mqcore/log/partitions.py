@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mqcore.errors import MQError
-from mqcore.log import checkpoints, layout
+from mqcore.log import checkpoints, layout, producer_state
 from mqcore.log.checkpoints import Damage, PartitionKey, PartitionState, SegmentState
 from mqcore.log.id_window import IdWindows
 from mqcore.log.leader_epochs import LeaderEpochs
@@ -59,6 +59,7 @@ class Partitions:
             epoch=max(self.epoch, loaded.epochs.latest + 1),
         )
         log.take_segments(self._entries(log, loaded.segments, loaded.sealed, loaded.damage))
+        log.take_producers(loaded.producers)
         with self._lock:
             self._logs[PartitionKey(info.name, number)] = log
         return log
@@ -105,6 +106,7 @@ class Partitions:
                         log.log_start_offset,
                         log.log_end_offset,
                         [entry.state() for entry in log.segments],
+                        log.last_stable_offset,
                     )
         yield from states.items()
 
@@ -162,6 +164,7 @@ class Partitions:
         damage = checkpoints.read_damage(self._host.io, f"{directory}/{layout.DAMAGED}")
         sealed = {segment.base_offset for segment in state.segments[:-1]}
         log.take_segments(self._entries(log, state.segments, sealed, damage))
+        log.take_producers(producer_state.load(self._host.io, directory, state.segments, state.log_end, log.epoch_of))
         return log
 
     def _entries(

@@ -17,6 +17,7 @@ import threading
 import uuid
 from typing import TYPE_CHECKING
 
+from mqcore._native.producer_state import Producers
 from mqcore._native.segment import recover
 from mqcore.errors import StoreFormatError, UnknownTopicError
 from mqcore.log import layout, opening
@@ -27,6 +28,7 @@ from mqcore.log.manager import LogStore, durability_of
 from mqcore.log.marks import Marks, page_path
 from mqcore.log.offsets import Offsets
 from mqcore.log.open_report import Finding
+from mqcore.log.producer_state import PRODUCERS_MAX
 from mqcore.log.recovery import BATCH_BYTES_MAX
 from mqcore.log.segments import UNKNOWN
 from mqcore.log.topics import METADATA_TOPIC, TopicInfo, TopicRegistry
@@ -170,7 +172,8 @@ class ReadOnlyStore(LogStore):
         if clean is not None and state is None:
             return [], Offsets.at(0, 0), False
         if state is not None and state.topic_id == log.topic_id and opening.is_unchanged(log.directory, state):
-            return state.segments, Offsets.at(state.log_start, state.log_end), False
+            offsets = Offsets(state.log_start, state.stable_end, state.log_end, state.log_end)
+            return state.segments, offsets.checked(), False
         return self._provable(log, key, durability_of(log.config, session.durability))
 
     def _provable(
@@ -179,15 +182,17 @@ class ReadOnlyStore(LogStore):
         points = opening.read_points(self.io, self.layout.path(layout.RECOVERY_POINTS), self.recovery)
         starts = opening.read_points(self.io, self.layout.path(layout.LOG_STARTS), self.recovery)
         recovery_point = points.get(key, 0)
-        segments, end = self._valid_prefix(log)
+        producers = Producers(PRODUCERS_MAX)
+        segments, end = self._valid_prefix(log, producers)
         if durability == Durability.FSYNC:
             end = min(end, max(recovery_point, self._journal().get((log.topic_id, log.partition), 0)))
         first = segments[0].base_offset if segments else end
         start = min(max(first, starts.get(key, 0)), max(end, first))
-        return segments, Offsets.at(start, max(end, start)), True
+        end = max(end, start)
+        return segments, Offsets(start, max(start, producers.stable_end(end)), end, end).checked(), True
 
-    def _valid_prefix(self, log: FollowedPartition) -> tuple[list[SegmentState], int]:
-        """The segments up to the first problem, and the offset of that."""
+    def _valid_prefix(self, log: FollowedPartition, producers: Producers) -> tuple[list[SegmentState], int]:
+        """The segments up to the first problem, and the offset of that. producers: takes in what is in them."""
         segments: list[SegmentState] = []
         sizes = {
             base: os.path.getsize(f"{log.directory}/{layout.segment_name(base)}")
@@ -209,6 +214,7 @@ class ReadOnlyStore(LogStore):
                 max_batch_bytes=BATCH_BYTES_MAX,
                 allow_gaps=compacted,
                 write_indexes=False,
+                producers=producers,
             )
             end = max(base, found.next_offset)
             segments.append(SegmentState(base, found.valid_size, end, UNKNOWN, UNKNOWN))

@@ -13,7 +13,8 @@ Invariants:
     2. Nothing below `proven` is ever cut, and no offset below it is ever given out again.
     3. What is kept is synced before the partition is handed out (R11: a reader must not see what a crash takes back).
     4. Indexes are rebuilt for every segment that is not wholly below the recovery point: evidence flows from the log
-       only (R4).
+       only (R4). So is producer state, from the newest snapshot before them on: transactions span segments, and the
+       .txnindex of the later one tells where they began.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from mqcore._native.producer_state import Producers
 from mqcore.errors import StoreFormatError
-from mqcore.log import checkpoints, layout, segment_swap
+from mqcore.log import checkpoints, layout, producer_state, segment_swap
 from mqcore.log.checkpoints import Damage, SegmentState
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.open_report import Finding, OpenReport
+from mqcore.log.producer_state import Snapshots
 from mqcore.log.segments import UNKNOWN
 from mqcore.types import Durability
 
@@ -66,6 +69,7 @@ class Loaded:
     log_start: int = 0
     log_end: int = 0
     epochs: LeaderEpochs = field(default_factory=LeaderEpochs)
+    producers: Producers = field(default_factory=lambda: Producers(producer_state.PRODUCERS_MAX))  # at the log end
     touched: list[str] = field(default_factory=list)  # files to sync before anybody reads
 
 
@@ -99,6 +103,8 @@ class PartitionRecovery:
         self._index_limits = (index_interval_bytes, index_max_bytes)
         self._lock = report_lock or threading.Lock()
         self._loaded = Loaded()
+        self._snapshots = Snapshots(io, directory)
+        self._carried = False  # producer state has come to the segment that is scanned next
 
     # -- journal ----------------------------------------------------------------------------------------------------
 
@@ -277,6 +283,8 @@ class PartitionRecovery:
         loaded.log_start = min(max(first, self.log_start), loaded.log_end)
         if loaded.damage != list(self._known.values()):
             checkpoints.write_damage(self.io, os.path.join(self.directory, layout.DAMAGED), loaded.damage)
+        self._snapshots.drop_above(loaded.log_end)
+        loaded.producers.moved(loaded.log_end)
         if loaded.epochs.truncate_end(loaded.log_end) and layout.lstat_kind(self._epochs_path()):
             checkpoints.write_leader_epochs(self.io, self._epochs_path(), loaded.epochs)
 
@@ -354,12 +362,28 @@ class PartitionRecovery:
             index_interval_bytes=self._index_limits[0],
             index_max_bytes=self._index_limits[1],
             sync_indexes=False,
+            producers=self._producers_before(base),
         )
         with self._lock:
             self.report.segments_scanned += 1
             self.report.bytes_scanned += found.file_size
             self.report.records_scanned += found.records
         return found
+
+    def _producers_before(self, base: int) -> Producers:
+        """Producer state as of the segment at `base`: the first to be scanned, or the next. What lies before the first
+        was believed, and is walked from the newest snapshot on."""
+        loaded = self._loaded
+        if not self._carried:
+            self._carried = True
+            found = self._snapshots.newest(base, self._epoch_of, producer_state.PRODUCERS_MAX)
+            if found is not None:
+                loaded.producers = found
+            producer_state.walk(self.io, self.directory, loaded.producers, loaded.segments)
+        return loaded.producers
+
+    def _epoch_of(self, offset: int) -> int:
+        return max(0, self._loaded.epochs.epoch_of(offset))
 
     def _set_aside(self, base: int, reason: str) -> None:
         """Take a segment out of the log, into the store's quarantine: never deleted (R10)."""

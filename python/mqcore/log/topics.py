@@ -17,6 +17,8 @@ Records (key and value compact JSON, UTF-8, keys sorted; the key is the topic's 
             "internal": bool         made by the store for itself; not listed, refuses users' writes
             "name": str, "partitions": int, "v": 1}
     value null: forgotten: the directories are gone too.
+    key    {"kind": "producer-ids", "v": 1}
+    value  {"next": int, "v": 1}     producer ids below it may have been given out
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from mqcore.log import internal_records, layout
 from mqcore.log.views import Change, Lookup, SourceLog, View, ViewEnvironment
 
 _VERSION = 1
+PRODUCER_IDS_KEY = b'{"kind":"producer-ids","v":1}'
 METADATA_CONFIG = TopicConfig.parse(
     {
         "cleanup.policy": "compact",
@@ -113,6 +116,7 @@ class TopicRegistry:
         self._by_id: dict[uuid.UUID, TopicInfo] = {}
         self._deleted: dict[uuid.UUID, DeletedTopic] = {}
         self._partitions = 0  # of all topics together
+        self._next_producer_id = 0
         self._configs: dict[tuple[tuple[str, str], ...], TopicConfig] = {}  # topics share few settings: parsed once
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -123,7 +127,10 @@ class TopicRegistry:
             self._view.catch_up()
             self._by_name, self._by_id, self._deleted, self._partitions = {}, {}, {}, 0
             for key, value in self._view.items():
-                self._note(_parse_key(key), value)
+                if key == PRODUCER_IDS_KEY:
+                    self._next_producer_id = parse_producer_ids(value)
+                else:
+                    self._note(_parse_key(key), value)
 
     def refresh(self) -> bool:
         """Follow the log (a reader beside a living writer); return whether anything was new."""
@@ -227,6 +234,17 @@ class TopicRegistry:
             self._check_count(name, total, old=info.partitions)
             return self._change(replace(info, partitions=total))
 
+    def reserve_producer_ids(self, count: int, *, least: int = 0) -> int:
+        """Reserve `count` producer ids, from `least` on; return the first. They are never reserved again, once the record
+        is durable: it is on return, under fsync."""
+        with self._lock:
+            self._check_writable()
+            first = max(self._next_producer_id, least)
+            self._append(PRODUCER_IDS_KEY, format_producer_ids(first + count))
+            self._next_producer_id = first + count
+            self._view.catch_up()
+            return first
+
     def _change(self, info: TopicInfo) -> TopicInfo:
         self._write(info.topic_id, _format(info))
         return info
@@ -247,11 +265,13 @@ class TopicRegistry:
 
     def _write(self, topic_id: uuid.UUID, value: bytes | None) -> None:
         """Append one record, wait until it is durable, then take it into memory (invariant 1)."""
-        batch = internal_records.encode([(_format_key(topic_id), value)], self._clock.wall_ms())
-        appended = self._log.append(batch)
-        self._log.wait_durable(appended.next_offset)
+        self._append(_format_key(topic_id), value)
         self._note(topic_id, value)
         self._view.catch_up()
+
+    def _append(self, key: bytes, value: bytes | None) -> None:
+        appended = self._log.append(internal_records.encode([(key, value)], self._clock.wall_ms()))
+        self._log.wait_durable(appended.next_offset)
 
     def _note(self, topic_id: uuid.UUID, value: bytes | None) -> None:
         """Take the latest value of a topic into the maps."""
@@ -287,6 +307,19 @@ def parse_record(key: bytes, value: bytes) -> tuple[TopicInfo, DeletedTopic | No
     """
     info, deleted_ms = _parse(_parse_key(key), value, {})
     return info, None if deleted_ms is None else DeletedTopic(info.name, info.topic_id, info.partitions, deleted_ms)
+
+
+def format_producer_ids(next_id: int) -> bytes:
+    """Return the value of the record that reserves all producer ids below next_id; its key is PRODUCER_IDS_KEY."""
+    return _dump({"v": _VERSION, "next": next_id})
+
+
+def parse_producer_ids(value: bytes) -> int:
+    """Return the first producer id that is not reserved. Raises StoreFormatError."""
+    next_id = _load(value).get("next")
+    if type(next_id) is not int or not 0 <= next_id < 1 << 63:
+        raise StoreFormatError("producer ids out of range")
+    return next_id
 
 
 def _dump(value: Mapping[str, object]) -> bytes:

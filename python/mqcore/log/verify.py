@@ -25,7 +25,14 @@ from mqcore.log.checkpoints import PartitionKey, PartitionState
 from mqcore.log.layout import Layout
 from mqcore.log.partition_check import Expected, PartitionCheck, PartitionChecker
 from mqcore.log.segment_check import Bytes
-from mqcore.log.topics import METADATA_TOPIC, DeletedTopic, TopicInfo, parse_record
+from mqcore.log.topics import (
+    METADATA_TOPIC,
+    PRODUCER_IDS_KEY,
+    DeletedTopic,
+    TopicInfo,
+    parse_producer_ids,
+    parse_record,
+)
 from mqcore.log.view_pairs import Damaged
 
 Progress = Callable[[int, int], None]
@@ -163,6 +170,9 @@ class StoreChecker:
                 self._problem("registry", segment.path, _what(error))
         for key, value in around.metadata.items():
             try:
+                if key == PRODUCER_IDS_KEY:
+                    parse_producer_ids(value)
+                    continue
                 info, deleted = parse_record(key, value)
             except MQError as error:
                 around.registry_known = False

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mqcore._native.io import Io
+from mqcore._native.producer_state import Producers
 from mqcore._native.segment import Segment, recover
 from tests.compat.kafka import jvm
 from tests.compat.kafka.conftest import KafkaLog
@@ -69,18 +70,17 @@ def test_recovery_of_kafkas_own_directories(kafka_logs: dict[str, KafkaLog], tmp
         directory = tmp_path / name
         shutil.copytree(log.directory, directory)
         logs = files(directory, ".log")
-        open_transactions: dict[int, int] = {}
+        producers = Producers(1000)
         for number, path in enumerate(logs):
             before = path.read_bytes()
             txn_index = path.with_suffix(".txnindex")
             aborted = txn_index.read_bytes() if txn_index.exists() else b""
             found = recover(Io(), directory, int(path.stem), max_batch_bytes=1 << 25, allow_gaps=name == "compacted",
-                            open_transactions=open_transactions)  # fmt: skip
+                            producers=producers)  # fmt: skip
             assert (found.kind, found.valid_size, path.read_bytes()) == ("clean", len(before), before)
             if number + 1 < len(logs) and name != "compacted":
                 assert found.next_offset == int(logs[number + 1].stem)
             assert (txn_index.read_bytes() if txn_index.exists() else b"") == aborted
-            open_transactions = found.open_transactions
         assert not dump_indexes([p for p in files(directory, ".index", ".timeindex") if p.stat().st_size]).complaints
 
 

@@ -200,16 +200,30 @@ def test_sends_from_inside_an_append_keep_order_and_waiting_there_is_refused() -
     assert log.values() == [b"outer", b"inner", *[b"\x01" * 100] * 2000]
 
 
-def test_an_interrupt_ends_the_call_and_the_records_count_as_failed() -> None:
+def test_an_interrupted_append_is_repeated_with_its_own_sequences() -> None:
     producer, log = lone()
     delivery = producer.send("t", b"1")
     log.fail = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
         producer.flush()
+    assert not delivery.done()
+    assert producer.send("t", b"2").result().offset == 1
+    assert delivery.result().offset == 0
+    producer.close()
+    assert [(batch.base_sequence, batch.producer_id) for batch in log.batches()] == [(0, 0), (1, 0)]
+
+
+def test_without_sequences_an_interrupted_append_counts_as_failed() -> None:
+    producer, log = lone(idempotence=False)
+    delivery = producer.send("t", b"1")
+    log.fail = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
+        producer.flush()
+    with pytest.raises(FatalError, match="interrupted"):
         delivery.result()
     assert producer.send("t", b"2").result().offset == 0
     producer.close()
+    assert log.batches()[0].producer_id == -1
 
 
 @pytest.mark.parametrize("codec", sorted(set(NAMES) - {"none"}))

@@ -294,7 +294,7 @@ def test_producers_keep_their_last_batch_and_markers_wait(tmp_path: Path) -> Non
     compact(log, clock)
     # The batches of both producers stay, empty; the marker stays with its transaction's batch.
     assert headers() == [(0, 5, 0), (1, -1, 1), (2, 6, 0), (3, 6, 1), (4, -1, 1)]
-    append(log, [(b"x", b"y")], producer_id=5)
+    append(log, [(b"x", b"y")], producer_id=5, base_sequence=1)
     log.roll()
     compact(log, clock)
     assert headers()[0] == (1, -1, 1)
@@ -398,7 +398,8 @@ def test_verify_is_content(tmp_path: Path, durability: str) -> None:
     store.create_topic(TOPIC, config=CONFIG)
     log, model = store.partition(TOPIC, 0), {}
     for i in range(40):
-        model |= append(log, [(b"key-%d" % (i % 7), b"%d" % i * 150), (b"k", None)], codec=i % 5, producer_id=i % 3)
+        records = [(b"key-%d" % (i % 7), b"%d" % i * 150), (b"k", None)]
+        model |= append(log, records, codec=i % 5, producer_id=i % 3, base_sequence=i // 3 * 2)
         if i % 10 == 9:
             log.roll()
             log.flush()

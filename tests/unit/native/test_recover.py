@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqcore._native.io import FaultyIo, Io
+from mqcore._native.producer_state import Producers
 from mqcore._native.segment import Recovered, Segment, recover
 from mqcore.errors import StorageError
 from tests.support.batches import TRANSACTIONAL, Plain, encode, marker
@@ -83,12 +84,16 @@ def test_the_index_of_a_recovery_is_that_of_appending(tmp_path: Path) -> None:
 def test_transactions_span_segments(tmp_path: Path) -> None:
     first = encode([Plain(b"a")] * 2, 5, attributes=TRANSACTIONAL, producer_id=1)
     first += encode([Plain(b"b")], 7, attributes=TRANSACTIONAL, producer_id=2)
-    found = scan(tmp_path, first)
-    assert found.open_transactions == {1: 5, 2: 7}
+    producers = Producers(100)
+    scan(tmp_path, first, producers=producers)
+    assert {one[0]: one[6] for one in producers.entries(open_only=True)} == {1: 5, 2: 7}
     log = marker(5, 2, commit=False) + marker(6, 1, commit=True)
     log += encode([Plain(b"c")], 7, attributes=TRANSACTIONAL, producer_id=3) + marker(8, 3, commit=False)
-    found = scan(tmp_path, log, open_transactions={1: 3, 2: 4})
-    assert found.open_transactions == {}
+    producers = Producers(100)
+    earlier = encode([Plain(b"a")], 3, attributes=TRANSACTIONAL, producer_id=1)
+    producers.add(earlier + encode([Plain(b"b")], 4, attributes=TRANSACTIONAL, producer_id=2), 0)
+    found = scan(tmp_path, log, producers=producers)
+    assert producers.entries(open_only=True) == []
     limits: dict[str, Any] = {"index_interval_bytes": 700, "index_max_bytes": 1 << 20, "segment_bytes": 1 << 20}
     segment = Segment.open(
         Io(), tmp_path, 5, size=found.valid_size, next_offset=9, writable=False, preallocate=False, **limits

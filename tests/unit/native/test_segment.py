@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqcore._native.io import FaultyIo, Io
-from mqcore._native.segment import Segment, recover
+from mqcore._native.segment import Segment, check_batches, recover
 from mqcore.errors import (
     CorruptBatchError,
     DiskFullError,
@@ -265,17 +265,15 @@ def test_log_append_time(tmp_path: Path) -> None:
     chunk = bytearray(one_batch(2, 5) + one_batch(3, 9))
     segment.append(chunk, 0, 7, 123_456)
     assert segment.max_timestamp == 123_456
-    assert segment.check_append(chunk, max_batch_bytes=1 << 20, walk=True) == 5
+    assert check_batches(chunk, max_batch_bytes=1 << 20, walk=True) == 5
     assert struct.unpack_from(">q", chunk, 35)[0] == 123_456
     assert chunk[22] & 8
     assert struct.unpack_from(">i", chunk, 12)[0] == 7
 
 
-def test_chunks_from_outside(tmp_path: Path) -> None:
-    segment = Segment.create(Io(), tmp_path, 0, **LIMITS)
-
+def test_chunks_from_outside() -> None:
     def check(chunk: bytes, limit: int = 1 << 20) -> int:
-        return segment.check_append(chunk, max_batch_bytes=limit, walk=True)
+        return check_batches(chunk, max_batch_bytes=limit, walk=True)
 
     good = one_batch(3) + encode([Plain(b"z" * 50)] * 4, codec=1)
     assert check(good) == 7
