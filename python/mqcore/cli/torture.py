@@ -22,8 +22,7 @@ SUITES = {
     "fork-threads": 21,
     "clock": 200,
     "buffers": 10_000,
-    "rebalance-storm": 2000,
-    "mutants": 19,
+    "mutants": 18,
     "soak": 100_000_000,  # records
 }
 

@@ -36,6 +36,7 @@ from mqcore.types import IsolationLevel, OffsetRange, RecordMetadata, TopicParti
 
 if TYPE_CHECKING:
     from mqcore.client.aio_group import AsyncGroupConsumer
+    from mqcore.client.aio_transaction import AsyncTransaction
     from mqcore.config.keys import ConfigValue
     from mqcore.log.marks import Marks
     from mqcore.log.topics import TopicInfo
@@ -397,6 +398,12 @@ class AsyncStore:
 
         consumer = self.sync.consumer(*topics, group=group, follow=False, **options)
         return AsyncGroupConsumer(self, consumer, follow=follow)
+
+    def transaction(self, transactional_id: str, *, timeout_s: float = 60.0) -> AsyncTransaction:
+        """A transaction, begun by `async with`; see Store.transaction."""
+        from mqcore.client.aio_transaction import AsyncTransaction
+
+        return AsyncTransaction(self, transactional_id, timeout_s)
 
     async def close(self) -> None:
         """Close producers and consumers, sync, and leave nothing to recover."""

@@ -31,6 +31,10 @@ class BulkDelivery:
     def __repr__(self) -> str:
         return f"<BulkDelivery {self.topic}: {len(self)} records, {'done' if self.done() else 'pending'}>"
 
+    def chunks(self) -> tuple[Chunk, Chunk]:
+        """Those that hold the first and the last record."""
+        return self._spans[0][0], self._spans[-1][0]
+
     def done(self) -> bool:
         """True once every record is acknowledged, or failed; never blocks."""
         return all(is_done(span[0]) for span in self._spans)

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from mqcore.broker.broker import Broker
 from mqcore.client.linger import Linger
 from mqcore.config.keys import ConfigValue
 from mqcore.errors import MQError
@@ -21,7 +22,6 @@ from mqcore.log.manager import LogStore
 from mqcore.log.open_report import OpenReport
 from mqcore.log.topics import TopicInfo
 from mqcore.state.reading import Live
-from mqcore.state.stores import StateStores
 from mqcore.types import Durability
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mqcore.client.group_consumer import GroupConsumer
     from mqcore.client.heartbeats import Heartbeats
     from mqcore.client.producer import Producer
+    from mqcore.client.transaction import Senders, Transaction
     from mqcore.groups.coordinator import Coordinator
     from mqcore.log.adopt import Adopted
 
@@ -46,8 +47,8 @@ class Store:
         self._private_directory = private_directory
         self._lock = threading.Lock()
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._states = StateStores(log)
-        self._groups: Coordinator | None = None
+        self.broker = Broker(log)  # transactions, groups, state
+        self._senders: Senders | None = None
         self._heartbeats: Heartbeats | None = None
         self._linger = Linger()  # one thread for the lingering records of all producers
 
@@ -148,23 +149,18 @@ class Store:
     def state(self, name: str) -> Live:
         """What transactions have committed to a state (`tx.state(name)`): an ordered map of bytes to bytes, read-only.
         One that no transaction has opened yet is empty. Raises InvalidTopicError (the name)."""
-        return self._states.state(name)
+        return self.broker.states.state(name)
 
     def table(self, topic: str) -> Live:
         """A compacted topic as the same kind of map: the latest value of each key, following what is committed.
         UnknownTopicError; InvalidConfigError: the topic is not compacted."""
-        return self._states.table(topic)
+        return self.broker.states.table(topic)
 
     @property
     def groups(self) -> Coordinator:
         """The coordinator of consumer groups: what `mqcore group` asks. Made at the first need."""
-        from mqcore.groups.coordinator import Coordinator
-
         self.log.check_usable()
-        with self._lock:
-            if self._groups is None:
-                self._groups = Coordinator(self.log)
-            return self._groups
+        return self.broker.groups
 
     # -- clients ----------------------------------------------------------------------------------------------------
 
@@ -202,6 +198,26 @@ class Store:
         made = GroupConsumer(self.log, *topics, group=group, coordinator=coordinator, heartbeats=heartbeats, **options)
         return self._keep(made)
 
+    def transaction(self, transactional_id: str, *, timeout_s: float = 60.0) -> Transaction:
+        """A transaction; use it in a `with`: it commits at the end, and aborts on an exception.
+
+        transactional_id: a lasting name, one for each thing that runs: a transaction of the same id that is open is aborted,
+        and its handle fenced. timeout_s: then it is aborted by the store; at most transaction.max.timeout.ms.
+        Raises ConcurrentTransactionsError (the last one cannot be completed yet), StoreReadOnlyError, ValueError.
+        """
+        from mqcore.client.transaction import Senders, Transaction
+
+        self.log.check_writable()
+        longest = self.log.config.transaction_max_timeout_ms
+        if not isinstance(transactional_id, str) or not transactional_id:
+            raise ValueError("a transactional id is a str, and not empty")
+        if not 0 < timeout_s * 1000 <= longest:
+            raise ValueError(f"timeout_s must be above 0 and at most {longest / 1000}, not {timeout_s}")
+        if self._senders is None:
+            with self._lock:
+                self._senders = self._senders or Senders(self.log)
+        return Transaction(self.broker, self._senders, transactional_id, max(1, int(timeout_s * 1000)))
+
     def _keep(self, child: Child) -> Child:
         with self._lock:
             self._children.add(child)
@@ -220,8 +236,8 @@ class Store:
             children = list(self._children)
             self._children.clear()
         first: MQError | None = None
-        parts = [part for part in (self._heartbeats, self._groups, self._linger, self.log) if part is not None]
-        for close in [child.close for child in [*children, *parts]]:
+        parts = [self._heartbeats, self.broker, self._senders, self._linger, self.log]
+        for close in [part.close for part in [*children, *parts] if part is not None]:
             try:
                 close()
             except MQError as error:

@@ -63,7 +63,8 @@ def open(
         raise InvalidConfigError("the path is empty", hint="Give a directory, or ':memory:'")
     level = _durability(durability, Durability.MEMORY if text == MEMORY else Durability.FSYNC)
     if text != MEMORY:
-        return Store(LogStore.open(path, durability=level, read_only=read_only, io=io, clock=clock, config=config))
+        log = LogStore.open(path, durability=level, read_only=read_only, io=io, clock=clock, config=config)
+        return _started(Store(log))
     if read_only:
         raise InvalidConfigError("a store in memory begins empty: reading only makes no sense")
     return _open_in_memory(io, clock, config)
@@ -92,6 +93,16 @@ def _open_in_memory(io: Io | None, clock: Clock | None, config: Mapping[str, Con
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return Store(log, private_directory=directory)
+
+
+def _started(store: Store) -> Store:
+    """The store, once its parts are ready; abandoned if they cannot be (its log is as after a crash then)."""
+    try:
+        store.broker.start()
+    except BaseException:
+        store.log.abandon()
+        raise
+    return store
 
 
 def _memory_parent() -> str:

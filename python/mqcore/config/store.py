@@ -54,6 +54,33 @@ _ALL = (
     Key("log.cleaner.dedupe.buffer.size", "int", 128 * _MIB, "key map of one compaction", "bytes", _MIB, 1 << 40),
     Key("log.cleaner.io.max.bytes.per.second", "int", 64 * _MIB, "bound on compaction's I/O", "bytes", 4096),
     Key("seal.io.max.bytes.per.second", "int", 256 * _MIB, "bound on the reads that make seal digests", "bytes", 4096),
+    Key(
+        "transaction.state.log.num.partitions",
+        "int",
+        50,
+        "partitions of __transaction_state, when it is made",
+        "",
+        1,
+        10_000,
+    ),
+    Key(
+        "transaction.max.timeout.ms",
+        "int",
+        900_000,
+        "longest time-out that a transaction may ask for",
+        "ms",
+        1,
+        INT_MAX,
+    ),
+    Key(
+        "transactional.id.expiration.ms",
+        "int",
+        604_800_000,
+        "an id without a transaction for so long is forgotten",
+        "ms",
+        1,
+    ),
+    Key("transactional.ids.cached.max", "int", 10_000, "ids kept in memory between their transactions", "", 1, INT_MAX),
     Key("num.recovery.threads.per.data.dir", "int", 4, "threads that scan segments at open", "", 1, 256),
     Key("offsets.topic.num.partitions", "int", 50, "partitions of __consumer_offsets, when it is made", "", 1, 10_000),
     Key(
@@ -114,6 +141,10 @@ class StoreConfig:
     log_cleaner_dedupe_buffer_size: int = KEYS["log.cleaner.dedupe.buffer.size"].default
     log_cleaner_io_max_bytes_per_second: int = KEYS["log.cleaner.io.max.bytes.per.second"].default
     seal_io_max_bytes_per_second: int = KEYS["seal.io.max.bytes.per.second"].default
+    transaction_state_log_num_partitions: int = KEYS["transaction.state.log.num.partitions"].default
+    transaction_max_timeout_ms: int = KEYS["transaction.max.timeout.ms"].default
+    transactional_id_expiration_ms: int = KEYS["transactional.id.expiration.ms"].default
+    transactional_ids_cached_max: int = KEYS["transactional.ids.cached.max"].default
     num_recovery_threads_per_data_dir: int = KEYS["num.recovery.threads.per.data.dir"].default
     offsets_topic_num_partitions: int = KEYS["offsets.topic.num.partitions"].default
     offsets_retention_minutes: int = KEYS["offsets.retention.minutes"].default

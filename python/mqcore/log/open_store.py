@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mqcore.errors import MQError
 from mqcore.log import checkpoints, layout, opening
 from mqcore.log.checkpoints import PartitionKey, PartitionState, Session
+from mqcore.log.layout import TRANSACTION_TOPIC
 from mqcore.log.lock import StoreLock
 from mqcore.log.marks import Marks, page_path
 from mqcore.log.open_report import Finding
@@ -15,6 +16,7 @@ from mqcore.log.orphans import Orphans
 from mqcore.log.recovery import JournalEntry
 from mqcore.log.retention import RetentionClock
 from mqcore.log.topics import METADATA_TOPIC, TopicRegistry
+from mqcore.log.transaction_log import Decisions
 from mqcore.log.views import ViewEnvironment
 from mqcore.types import Durability
 
@@ -55,8 +57,12 @@ class WriterOpening:
         orphans = Orphans(io, where, report, self._points)
         self._replay(store.registry.find, orphans)
         orphans.finish()
-        topics = store.registry.all(internal=True).values()
-        self._load([(info, number) for info in topics for number in range(info.partitions)])
+        topics = store.registry.all(internal=True)
+        decisions = topics.pop(TRANSACTION_TOPIC, None)
+        if decisions is not None:
+            self._load([(decisions, number) for number in range(decisions.partitions)])
+        self._recoverer.bears_out = Decisions(store, decisions).bear_out
+        self._load([(info, number) for info in topics.values() for number in range(info.partitions)])
         if not report.clean:
             store.save_recovery_points()
             if store.group is not None:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 from mqcore.errors import StorageError, StoreFormatError, StoreReadOnlyError
 from mqcore.log import checkpoints, layout, segment_swap
 from mqcore.log.checkpoints import Meta, PartitionKey, PartitionState, Session
-from mqcore.log.layout import Layout
+from mqcore.log.layout import TRANSACTION_TOPIC, Layout
 from mqcore.log.open_report import Finding, OpenReport
-from mqcore.log.recovery import JournalEntry, Loaded, PartitionRecovery, unused
+from mqcore.log.recovery import BearsOut, JournalEntry, Loaded, PartitionRecovery, unused
 from mqcore.types import Durability
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ class Recoverer:
         self._durability_of = durability_of
         self._lock = threading.Lock()
         self._work: dict[PartitionKey, PartitionRecovery] = {}
+        self.bears_out: BearsOut | None = None  # once `__transaction_state` is recovered
 
     def redo(self, info: TopicInfo, partition: int, entry: JournalEntry) -> None:
         """Write what a journal entry proves durable, if the segment lacks it. Oldest entries first."""
@@ -197,6 +198,8 @@ class Recoverer:
                 index_interval_bytes=info.config.index_interval_bytes,
                 index_max_bytes=info.config.segment_index_bytes,
                 report_lock=self._lock,
+                only_proven=info.name == TRANSACTION_TOPIC,
+                bears_out=lambda *marker: self.bears_out is None or self.bears_out(*marker),
             )
         return recovery
 

@@ -7,6 +7,9 @@ The rule (R7), for a bad batch at offset `o`, with `proven` = what journal and r
     else, written under fsync       nobody was told: the log ends here; it and all behind it is cut
     else (os, memory)               a valid successor: damage; none: a torn tail, cut
 `written under` is what the session recorded, not how the store is opened today.
+Under fsync a decision of a transaction may reach the disk before what it decides about (group_commit.py, invariant 5):
+    __transaction_state       ends at what is proven, whatever valid bytes follow
+    elsewhere                 ends at the first marker past `proven` that the recovered decisions do not bear out
 
 Invariants:
     1. Each step is idempotent: a crash in the middle of recovery is recovered like any other.
@@ -22,6 +25,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 
 BATCH_BYTES_MAX = 256 << 20  # the core's bound: a topic's own limit may have been larger when the batch was taken in
 _COPY_BYTES = 4 << 20
+BearsOut = Callable[[int, int, int], bool]
+"""(producer id, epoch, kind) of a marker: whether the recovered decisions say so."""
 _BASE_OFFSET = struct.Struct(">q")
 _TEMPORARY = ".tmp"
 _GO_ON, _LOG_ENDS = -1, -2
@@ -91,8 +97,11 @@ class PartitionRecovery:
         index_interval_bytes: int,
         index_max_bytes: int,
         report_lock: threading.Lock | None = None,
+        only_proven: bool = False,
+        bears_out: BearsOut | None = None,
     ) -> None:
-        """recovery_point: everything below is synced. log_start: as checkpointed, 0 if it was not. durability: under
+        """only_proven: the partition holds decisions. bears_out: of a partition that holds data: what was decided.
+        recovery_point: everything below is synced. log_start: as checkpointed, 0 if it was not. durability: under
         which the data was written last."""
         self.io, self.directory, self.topic, self.partition = io, directory, topic, partition
         self.report, self.durability, self.compacted = report, durability, compacted
@@ -101,6 +110,8 @@ class PartitionRecovery:
         self.proven = max(recovery_point, log_start)
         self._known: dict[int, Damage] = {}
         self._index_limits = (index_interval_bytes, index_max_bytes)
+        fsync = durability == Durability.FSYNC  # else what a killed process wrote is there in its order
+        self._only_proven, self._bears_out = only_proven and fsync, bears_out if fsync else None
         self._lock = report_lock or threading.Lock()
         self._loaded = Loaded()
         self._snapshots = Snapshots(io, directory)
@@ -197,9 +208,8 @@ class PartitionRecovery:
                 loaded.damage.append(known)
             loaded.sealed.add(base)
             return _GO_ON
-        # Only one that holds data: see above.
         end = following if following is not None and self._holds_data(following) else 0
-        found = self._recover(base, end)
+        found, emptied = self._scan(base, end)
         offset = max(base, found.next_offset)
         loaded.segments.append(SegmentState(base, found.valid_size, offset, found.max_timestamp, UNKNOWN))
         loaded.touched.append(path)
@@ -207,7 +217,7 @@ class PartitionRecovery:
         # known exactly then; this segment's base is the latest start that is safe.
         loaded.epochs.assign(found.last_leader_epoch, base)
         if not found.problem:
-            return _GO_ON
+            return _LOG_ENDS if emptied else _GO_ON
         if known is not None and known.position == found.valid_size:
             loaded.damage.append(known)  # met by an earlier recovery, and not repaired yet
             loaded.sealed.add(base)
@@ -221,6 +231,31 @@ class PartitionRecovery:
             self.io.truncate(path, found.valid_size)
         self._note("cut", path, found.problem, found.valid_size, size, offset)
         return _GO_ON if complete else _LOG_ENDS
+
+    def _scan(self, base: int, end: int) -> tuple[Recovered, bool]:
+        """Recover a segment, no further than decisions are borne out (see the top). True: nothing of it was."""
+        limit: int | None = self.proven
+        if not self._only_proven:
+            found = self._recover(base, end)
+            limit = self._first_unfounded(found)
+            if limit is None:
+                return found, False
+            # The scan that is thrown away has carried them past the limit.
+            self._carried, self._loaded.producers = False, Producers(producer_state.PRODUCERS_MAX)
+        assert limit is not None
+        if limit > base:
+            return self._recover(base, min(end, limit) if end else limit), False
+        path = self._path(base)
+        if (size := os.stat(path, follow_symlinks=False).st_size) > 0:
+            self.io.truncate(path, 0)
+            self._note("cut", path, "a decision that nothing proves", 0, size, base)
+        return self._recover(base, 0), True
+
+    def _first_unfounded(self, found: Recovered) -> int | None:
+        """Offset of the first unproven marker whose transaction was not decided so."""
+        if self._bears_out is None:
+            return None
+        return next((offset for offset, *marker in found.markers if not self._bears_out(*marker)), None)
 
     def _is_damage(self, found: Recovered, offset: int, following: int | None) -> bool:
         """The rule at the top."""
@@ -363,6 +398,7 @@ class PartitionRecovery:
             index_max_bytes=self._index_limits[1],
             sync_indexes=False,
             producers=self._producers_before(base),
+            markers_from=None if self._bears_out is None else self.proven,
         )
         with self._lock:
             self.report.segments_scanned += 1

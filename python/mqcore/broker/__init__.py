@@ -1,0 +1,1 @@
+"""The room where the parts of an open store meet: transactions, groups, state."""
