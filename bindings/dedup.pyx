@@ -24,6 +24,7 @@ from mqcore.errors import WindowFullError
 
 cdef enum:
     GIL_IDS = 8192
+    UNSEEN = -2
 
 cdef object empty = np.empty
 cdef object bool_type = np.dtype(np.bool_)
@@ -48,8 +49,17 @@ cdef object taken(uint8_t *bytes, size_t size):
 
 cdef object answers_for(size_t count, uint8_t **bytes):
     """A numpy bool array and where its bytes lie: they stay there as long as the array lives."""
+    return array_for(count, bool_type, bytes)
+
+
+cdef object offsets_for(size_t count, uint8_t **bytes):
+    """Likewise an int64 array."""
+    return array_for(count, int64_type, bytes)
+
+
+cdef object array_for(size_t count, object dtype, uint8_t **bytes):
     cdef Py_buffer view
-    answers = empty(count, bool_type)
+    answers = empty(count, dtype)
     PyObject_GetBuffer(answers, &view, PyBUF_WRITABLE)
     bytes[0] = <uint8_t *>view.buf
     PyBuffer_Release(&view)
@@ -179,6 +189,24 @@ cdef class Dedup(_Gate):
         self.enter()
         cdef mq_seen seen = mq_dedup_find(self._d, id, &low, &high)
         return _STATES[<int>seen], low, high
+
+    @cython.critical_section
+    def find_many(self, ids, /) -> tuple:
+        cdef Py_buffer view
+        cdef uint8_t *low = NULL
+        cdef uint8_t *high = NULL
+        cdef size_t i
+        self.enter()
+        borrow_ids(ids, &view)
+        try:
+            lows, highs = offsets_for(view.len // 8, &low), offsets_for(view.len // 8, &high)
+            for i in range(<size_t>view.len // 8):
+                if mq_dedup_find(self._d, (<const uint64_t *>view.buf)[i], <int64_t *>low + i,
+                                 <int64_t *>high + i) == MQ_SEEN_NEW:
+                    (<int64_t *>low)[i] = (<int64_t *>high)[i] = UNSEEN
+        finally:
+            PyBuffer_Release(&view)
+        return lows, highs
 
     @cython.critical_section
     def add_pending(self, uint64_t tag, uint64_t id, int64_t offset=-1, /) -> bool:
@@ -341,21 +369,17 @@ cdef class Dedup128(_Gate):
     @cython.critical_section
     def find_many(self, ids, /):
         cdef Borrowed b
-        cdef Py_buffer view
-        cdef int64_t offset
+        cdef uint8_t *at = NULL
         cdef size_t i
         self.enter()
         borrow(ids, &b)
         try:
             if b.size % 16 != 0:
                 raise ValueError("ids must be a multiple of 16 bytes")
-            offsets = empty(b.size // 16, int64_type)
-            PyObject_GetBuffer(offsets, &view, PyBUF_WRITABLE)
+            offsets = offsets_for(b.size // 16, &at)
             for i in range(b.size // 16):
-                if mq_dedup128_find(self._d, b.bytes + 16 * i, &offset) == MQ_SEEN_NEW:
-                    offset = -2
-                (<int64_t *>view.buf)[i] = offset
-            PyBuffer_Release(&view)
+                if mq_dedup128_find(self._d, b.bytes + 16 * i, <int64_t *>at + i) == MQ_SEEN_NEW:
+                    (<int64_t *>at)[i] = UNSEEN
         finally:
             give_back(&b)
         return offsets

@@ -1,6 +1,6 @@
 """The message ids of records that were read. See ids.pyi."""
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from borrow cimport Borrowed, borrow, give_back
@@ -11,6 +11,9 @@ import numpy as np
 from mqcore.errors import CorruptBatchError
 
 HEADER = "mqcore.id"
+
+cdef extern from "mqcore/wire.h" nogil:
+    uint64_t mq_load_be64(const uint8_t *p)
 
 cdef enum:
     HEAD = 12  # header count, length of the name, the name, length of the id: one byte each but for the name
@@ -50,7 +53,7 @@ def find(columns, *, Py_ssize_t width):
     cdef int64_t *places_
     if width != 8 and width != 16:
         raise ValueError("an id has 8 or 16 bytes")
-    id_array, at_array = np.empty(n * width, np.uint8), np.empty(n, np.int64)
+    id_array, at_array = np.empty(n * width // 8, np.uint64), np.empty(n, np.int64)
     borrow(columns.buffer, &data)
     borrow(columns.value_starts, &starts)
     borrow(columns.value_lengths, &lengths)
@@ -68,7 +71,10 @@ def find(columns, *, Py_ssize_t width):
                 at = slow_find(at, end, &got)
                 if got != width:
                     continue
-            memcpy(ids + found * width, at, width)
+            if width == 8:
+                (<uint64_t *>ids)[found] = mq_load_be64(at)
+            else:
+                memcpy(ids + found * 16, at, 16)
             places_[found] = i
             found += 1
     finally:
@@ -77,4 +83,4 @@ def find(columns, *, Py_ssize_t width):
         give_back(&data)
         give_back(&starts)
         give_back(&lengths)
-    return id_array[: found * width], at_array[:found]
+    return id_array[: found * width // 8], at_array[:found]

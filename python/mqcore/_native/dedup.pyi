@@ -32,6 +32,9 @@ class Dedup:
     def find(self, id: int, /) -> tuple[_State, int, int]:
         """(state, min_offset, max_offset): where in the log the id's first record lies; -1 if unknown."""
 
+    def find_many(self, ids: Buffer, /) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(min_offset, max_offset) of each id, shape (n,): -1 unknown, -2 the id was never seen."""
+
     def add_pending(self, tag: int, id: int, offset: int = -1, /) -> bool:
         """Note an id of an open transaction (tag: its producer id, unsigned 64-bit). True: seen or pending already,
         nothing changed. WindowFullError."""

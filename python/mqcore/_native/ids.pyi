@@ -10,8 +10,9 @@ from mqcore._native.columns import Columns
 
 HEADER: str
 
-def find(columns: Columns, *, width: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(the ids of that width, width bytes each, big-endian; the indices of their records, rising), each found once.
+def find(columns: Columns, *, width: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """(the ids of that width, the indices of their records, rising), each found once; shapes (n * width / 8,) and (n,).
 
-    Records without one are left out. CorruptBatchError: the bytes were changed since they were decoded.
+    64-bit ids are numbers; of 128-bit ids the 16 bytes are as they stand in the record. Records without one are left
+    out. CorruptBatchError: the bytes were changed since they were decoded.
     """

@@ -19,9 +19,10 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 from mqcore.client.batches import Batch
+from mqcore.client.dedup_reader import DEFAULT_WINDOW_MS, DedupReader
 from mqcore.client.subscription import Subscription
 from mqcore.errors import MQError, OffsetOutOfRangeError, StoreClosedError, UnknownTopicError
 from mqcore.log.reader import Columns, PartitionReader, ReadableLog, Record, RecordIterator
@@ -89,6 +90,8 @@ class Consumer:
         "earliest" or "latest" offset.
     follow: iterations wait for more records for ever; False: they end where the log ends.
     copy: batches in private memory: they pin no segment, and no bad sector or truncation can reach them later.
+    dedup: leave out records whose message id (Producer.send_many, ids=) an earlier record of the partition has: True
+        within the topic's mqcore.dedup.window.ms (an hour if it has none), a number within so many ms.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Consumer:
         on_out_of_range: OnOutOfRange = "error",
         follow: bool = True,
         copy: bool = False,
+        dedup: bool | int = False,
         slice_bytes: int = SLICE_BYTES,
     ) -> None:
         """Raises UnknownTopicError, ValueError (an option that is none)."""
@@ -107,9 +111,11 @@ class Consumer:
             raise ValueError('start must be "earliest", "latest" or milliseconds since 1970')
         if on_out_of_range not in ("error", "earliest", "latest"):
             raise ValueError('on_out_of_range must be "error", "earliest" or "latest"')
+        if dedup is not True and dedup < 0:
+            raise ValueError("dedup must be True, False or a number of milliseconds")
         self._store, self._start, self._on_out_of_range = store, start, on_out_of_range
         self._isolation = IsolationLevel(isolation)
-        self._follow, self._copy, self._slice_bytes = follow, copy, slice_bytes
+        self._follow, self._copy, self._slice_bytes, self._dedup = follow, copy, slice_bytes, dedup
         self._subscription = Subscription(topics)
         self._lock = threading.RLock()
         self._readers: dict[TopicPartition, PartitionReader[LogLike]] = {}  # the assignment, in turn order
@@ -176,8 +182,15 @@ class Consumer:
 
     def _reader(self, key: TopicPartition, start: Start) -> PartitionReader[LogLike]:
         log = self._store.partition(key.topic, key.partition)
-        offset = self._offset_of(log, start)
-        return PartitionReader(log, offset, isolation=self._isolation, max_bytes=self._slice_bytes, copy=self._copy)
+        return self._reader_at(key, log, self._offset_of(log, start))
+
+    def _reader_at(self, key: TopicPartition, log: LogLike, offset: int) -> PartitionReader[LogLike]:
+        options: dict[str, Any] = {"isolation": self._isolation, "max_bytes": self._slice_bytes, "copy": self._copy}
+        if self._dedup is False:
+            return PartitionReader(log, offset, **options)
+        config = self._store.topic(key.topic).config
+        window_ms = self._dedup if self._dedup is not True else config.dedup_window_ms or DEFAULT_WINDOW_MS
+        return DedupReader(log, offset, window_ms=window_ms, memory_bytes=config.dedup_max_bytes, **options)
 
     def _offset_of(self, log: LogLike, start: Start) -> int:
         if start == "earliest":

@@ -35,7 +35,7 @@ from mqcore.errors import (
 from mqcore.groups.assignors import find
 from mqcore.groups.coordinator import Coordinator, OffsetToCommit, check_group_id
 from mqcore.groups.lag import count_readable
-from mqcore.log.reader import PartitionReader, RecordIterator
+from mqcore.log.reader import RecordIterator
 from mqcore.types import TopicPartition
 
 if TYPE_CHECKING:
@@ -258,9 +258,7 @@ class GroupConsumer(Consumer, Watched):
                 log: LogLike = self._store.partition(key.topic, key.partition)
                 found = committed.get(key)
                 offset = found.offset if found is not None else self._offset_of(log, self._start_of(key))
-                reader = PartitionReader(
-                    log, offset, isolation=self._isolation, max_bytes=self._slice_bytes, copy=self._copy
-                )
+                reader = self._reader_at(key, log, offset)
                 with self._lock:
                     self._readers[key] = reader
                     if found is not None:

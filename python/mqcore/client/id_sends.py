@@ -186,7 +186,9 @@ def send(
             offsets[rows] = np.arange(appended.base_offset, appended.base_offset + len(rows))
             ends.append((log, appended.next_offset))
         else:
-            sent = window.send(np.ascontiguousarray(rows_of[rows]).reshape(-1), width, make)
+            mine = (rows_of if len(rows) == count else rows_of[rows]).reshape(-1)
+            words = mine.view(">u8").astype(np.uint64) if width == 8 else mine.copy().view(np.uint64)
+            sent = window.send(words, width, make)
             offsets[rows], duplicates[rows] = sent.offsets, sent.duplicates
             ends.append((log, sent.next_offset))
     return IdDelivery(target.name, partitions, offsets, duplicates, ends)

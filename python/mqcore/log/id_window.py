@@ -32,7 +32,7 @@ from mqcore.log.reader import PartitionReader
 from mqcore.types import IsolationLevel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mqcore._native.columns import Columns
     from mqcore.log.partition_log import PartitionLog
@@ -42,6 +42,8 @@ WIDTHS = (8, 16)
 _ID_BYTES = {8: 48, 16: 64}  # of memory that one id may take at most (a Snowflake alone in its bucket)
 _EXPIRE_EVERY_MS = 1000
 _TWICE, _NOT_THERE = -2, -3
+_UNSEEN = -2  # of find_many
+_PAIR = np.dtype([("high", np.uint64), ("low", np.uint64)])
 
 
 class Sent(NamedTuple):
@@ -74,11 +76,12 @@ class SeenIds:
             self.by_width[width] = found
         return found
 
-    def add(self, ids: NDArray[np.uint8], width: int, base_offset: int, now_ms: int) -> NDArray[np.bool_]:
-        """Note ids whose records lie at base_offset and on; which of them were there before. WindowFullError."""
-        count = len(ids) // width
+    def add(self, ids: NDArray[np.uint64], width: int, base_offset: int, now_ms: int) -> NDArray[np.bool_]:
+        """Note ids (as `native.find` gives them) whose records lie at base_offset and on; which of them were there
+        before. WindowFullError."""
+        count = len(ids) * 8 // width
         if width == 8:
-            seen: NDArray[np.bool_] = self.of(8).test_and_set_many(to_numbers(ids), base_offset)
+            seen: NDArray[np.bool_] = self.of(8).test_and_set_many(ids, base_offset)
         else:
             seen = self.of(16).test_and_set_many(ids, now_ms, base_offset)
         self._added.append((now_ms, count))
@@ -107,28 +110,19 @@ class SeenIds:
                 seen.expire(before)
 
 
-def to_numbers(ids: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Big-endian 64-bit ids as numbers."""
-    return ids.view(">u8").astype(np.uint64)
-
-
-def _rows(ids: NDArray[np.uint8], width: int) -> Any:
-    """The ids as an array of shape (n,), each one item."""
-    return np.ascontiguousarray(ids).view(f"V{width}")
-
-
-def _twins(ids: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+def _twins(ids: NDArray[np.uint64], width: int) -> NDArray[np.bool_]:
     """Which ids came earlier in the same array."""
-    if width == 8:
-        numbers: Any = to_numbers(ids)
-        if len(numbers) < 2 or bool((numbers[1:] > numbers[:-1]).all()):  # as Snowflake gives them
-            return np.zeros(len(numbers), np.bool_)
-    else:
-        numbers = _rows(ids, width)
-    _, firsts = np.unique(numbers, return_index=True)
-    twins = np.ones(len(numbers), np.bool_)
+    if width == 8 and bool((ids[1:] > ids[:-1]).all()):  # as Snowflake gives them
+        return np.zeros(len(ids), np.bool_)
+    _, firsts = np.unique(_items(ids, width), return_index=True)
+    twins = np.ones(len(ids) * 8 // width, np.bool_)
     twins[firsts] = False
     return twins
+
+
+def _items(ids: NDArray[np.uint64], width: int) -> Any:
+    """The ids as an array of shape (n,)."""
+    return ids if width == 8 else ids.view(_PAIR).reshape(-1)
 
 
 class IdWindow:
@@ -149,13 +143,12 @@ class IdWindow:
         found = self._log.offset_for_time(max(0, self._log.host.clock.wall_ms() - window_ms))
         return found[0] if found is not None else self._log.last_stable_offset
 
-    def send(self, ids: NDArray[np.uint8], width: int, make: Callable[[NDArray[np.int64]], bytearray]) -> Sent:
-        """Append the records whose ids are new. ids: width bytes each, big-endian. make: (indices of the new ones)
-        -> their batches.
+    def send(self, ids: NDArray[np.uint64], width: int, make: Callable[[NDArray[np.int64]], bytearray]) -> Sent:
+        """Append the records whose ids are new. ids: as `native.find` gives them. make: (indices of the new ones) ->
+        their batches.
 
         Raises WindowFullError (nothing was appended), and what the append raises (likewise).
         """
-        count = len(ids) // width
         with self._lock:
             self._follow()
             now_ms = self._log.host.clock.wall_ms()
@@ -164,28 +157,33 @@ class IdWindow:
             new = np.flatnonzero(~duplicates)
             end = int(offsets.max(initial=-1)) + 1
             if len(new):
-                if not self._seen.has_room(width, len(new)):
-                    self._seen.expire(now_ms, at_once=True)
-                    if not self._seen.has_room(width, len(new)):
-                        raise WindowFullError(
-                            "the dedup window has no room for these ids",
-                            hint="Raise mqcore.dedup.max.bytes, or shorten mqcore.dedup.window.ms",
-                            topic=self._log.topic,
-                            partition=self._log.partition,
-                            done=0,
-                        )
+                self._make_room(width, len(new), now_ms)
                 appended = self._log.append(make(new))
                 base, end = appended.base_offset, max(end, appended.next_offset)
                 offsets[new] = np.arange(base, base + len(new))
-                self._note(ids.reshape(count, width)[new].reshape(-1), width, base, appended.next_offset, now_ms)
+                fresh = ids if len(new) == len(offsets) else ids.reshape(-1, width // 8)[new].reshape(-1)
+                self._note(fresh, width, base, appended.next_offset, now_ms)
             twins = np.flatnonzero(offsets == _TWICE)
             if len(twins):  # a copy within this call has the place of the first
-                rows = _rows(ids, width)
-                first = {bytes(rows[i]): offsets[i] for i in np.flatnonzero(offsets != _TWICE).tolist()}
-                offsets[twins] = [first[bytes(rows[i])] for i in twins.tolist()]
+                items = _items(ids, width)
+                firsts = np.flatnonzero(offsets != _TWICE)
+                order = firsts[np.argsort(items[firsts])]
+                offsets[twins] = offsets[order[np.searchsorted(items[order], items[twins])]]
             return Sent(offsets, duplicates, end)
 
-    def _note(self, ids: NDArray[np.uint8], width: int, base: int, next_offset: int, now_ms: int) -> None:
+    def _make_room(self, width: int, count: int, now_ms: int) -> None:
+        if not self._seen.has_room(width, count):
+            self._seen.expire(now_ms, at_once=True)
+            if not self._seen.has_room(width, count):
+                raise WindowFullError(
+                    "the dedup window has no room for these ids",
+                    hint="Raise mqcore.dedup.max.bytes, or shorten mqcore.dedup.window.ms",
+                    topic=self._log.topic,
+                    partition=self._log.partition,
+                    done=0,
+                )
+
+    def _note(self, ids: NDArray[np.uint64], width: int, base: int, next_offset: int, now_ms: int) -> None:
         try:
             self._seen.add(ids, width, base, now_ms)
         except WindowFullError:
@@ -194,7 +192,7 @@ class IdWindow:
         if base == self._followed:
             self._followed = next_offset
 
-    def _known(self, ids: NDArray[np.uint8], width: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _known(self, ids: NDArray[np.uint64], width: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(offset of the first record with each id, -1 if unknown or new, _TWICE; whether it is a duplicate)."""
         duplicates = _twins(ids, width)
         offsets = np.where(duplicates, _TWICE, -1)
@@ -202,41 +200,51 @@ class IdWindow:
         if not len(seen):
             return offsets, duplicates
         if width == 8:
-            numbers = to_numbers(ids)
-            hits = np.flatnonzero(seen.contains_many(numbers))
-            spans = [seen.find(int(number))[1:] for number in numbers[hits]]
+            hits = np.flatnonzero(seen.contains_many(ids))
+            low, high = seen.find_many(ids[hits])
         else:
-            firsts = seen.find_many(ids)
-            hits = np.flatnonzero(firsts != -2)
-            spans = [(offset, offset) for offset in firsts[hits].tolist()]
+            low = seen.find_many(ids)
+            hits = np.flatnonzero(low != _UNSEEN)
+            low = high = low[hits]
         if len(hits):
-            found = np.array(self._confirmed(_rows(ids, width)[hits], spans, width))
+            found = self._confirmed(_items(ids, width)[hits], low, high, width)
             known = hits[found != _NOT_THERE]
             duplicates[known], offsets[known] = True, found[found != _NOT_THERE]
         return offsets, duplicates
 
-    def _confirmed(self, rows: Any, spans: list[tuple[int, int]], width: int) -> list[int]:
-        """The offset of the first record with each id (of rows), looked up in the log between its span's offsets; -1:
-        retention took it; _NOT_THERE: no record has it, so the window is wrong."""
+    def _confirmed(self, items: Any, low: NDArray[np.int64], high: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+        """The offset of the first record with each id, looked up in the log from `low` to `high`; -1: retention took
+        it; _NOT_THERE: no record has it, so the window is wrong."""
         start = self._log.log_start_offset
-        low, high = min(max(span[0], start) for span in spans), max(span[1] for span in spans)
-        wanted = np.unique(rows)
-        found: dict[bytes, int] = {}
-        if high >= low:
-            self._log.wait_durable(high + 1)  # readers see what is durable, and its sender waits for that too
-            for columns in self._read(low, high + 1):
-                ids, at = native.find(columns, width=width)
-                mine = ids.view(f"V{width}")
-                for place in np.flatnonzero(np.isin(mine, wanted)).tolist():
-                    found.setdefault(bytes(mine[place]), int(columns.offsets[at[place]]))
-        return [
-            found.get(bytes(row), -1 if span[0] < start else _NOT_THERE) for row, span in zip(rows, spans, strict=True)
-        ]
+        found = np.where(low < start, -1, _NOT_THERE)
+        first, last = max(int(low.min()), start), int(high.max())
+        if last < first:
+            return found
+        self._log.wait_durable(last + 1)  # readers see what is durable, and its sender waits for that too
+        wanted, place = np.unique(items, return_inverse=True)
+        offsets = np.full(len(wanted), -1, np.int64)
+        for columns in self._read(first, last + 1, unstable=True):
+            ids, at = native.find(columns, width=width)
+            there = _items(ids, width)
+            index = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
+            mine = np.flatnonzero(wanted[index] == there)[::-1]  # backwards: of two with one id the first is kept
+            fresh = mine[offsets[index[mine]] < 0]
+            offsets[index[fresh]] = columns.offsets[at[fresh]]
+            if (offsets >= 0).all():
+                break
+        confirmed = offsets[place.reshape(-1)]
+        return np.where(confirmed >= 0, confirmed, found)
 
-    def _read(self, start: int, end: int) -> Any:
-        reader = PartitionReader(self._log, start, isolation=IsolationLevel.READ_COMMITTED, copy=True)
-        while reader.position < end and (columns := reader.read()) is not None:
-            yield columns
+    def _read(self, start: int, end: int, *, unstable: bool = False) -> Iterator[Columns]:
+        """The committed records from start to end; unstable: also those that an open transaction before them holds."""
+        levels = (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
+        for isolation in levels if unstable else levels[:1]:
+            reader = PartitionReader(self._log, start, isolation=isolation, copy=True)
+            while reader.position < end and (columns := reader.read()) is not None:
+                yield columns
+            start = max(reader.position, self._log.visible_end(isolation))
+            if start >= end:
+                return
 
     def _follow(self) -> None:
         """Note the ids of records that others appended, and, at first, of the window's. WindowFullError."""
@@ -257,7 +265,8 @@ class IdWindow:
             while begin < len(at):  # runs of neighbours: the set takes ids with consecutive offsets
                 offsets = columns.offsets[at[begin:]]
                 run = int(np.argmax(offsets - np.arange(len(offsets)) != offsets[0])) or len(offsets)
-                self._seen.add(ids[begin * width : (begin + run) * width], width, int(offsets[0]), now_ms)
+                words = slice(begin * width // 8, (begin + run) * width // 8)
+                self._seen.add(ids[words], width, int(offsets[0]), now_ms)
                 begin += run
         self._seen.expire(now_ms)
 

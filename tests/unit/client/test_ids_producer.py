@@ -172,7 +172,7 @@ def test_noting_ids_before_the_append_is_caught(store: mqcore.Store, monkeypatch
         return result
 
     monkeypatch.setattr(IdWindow, "_known", noting_first)
-    monkeypatch.setattr(IdWindow, "_confirmed", lambda self, rows, spans, width: [span[0] for span in spans])
+    monkeypatch.setattr(IdWindow, "_confirmed", lambda self, items, low, high, width: low)
     with pytest.raises(AssertionError):
         _check_failed_append(store, monkeypatch)
 
