@@ -394,6 +394,25 @@ class GroupConsumer(Consumer, Watched):
                 if not error.aborts_transaction:
                     raise
 
+    def progress(self) -> tuple[dict[TopicPartition, int], GroupMetadata]:
+        """({partition: offset behind what was handed out last}, who we are), of one moment: what a transaction commits."""
+        with self._progress_lock, self._lock:
+            return {key: self.position(key) for key in self._readers}, self._membership.metadata
+
+    def seek_to_committed(self, *partitions: Partition) -> None:
+        """Go back to where the group is, else to where `start` says (after a transaction was aborted); none named: in all
+        partitions. What was read since is handed out again."""
+        with self._lock:
+            keys = sorted(self._keys(partitions))
+        found = self._coordinator.fetch_offsets(self.group, keys, settled=True)
+        with self._lock:
+            self._give_back()
+            for key in keys:
+                reader = self._readers.get(key)
+                if reader is not None:  # not revoked meanwhile
+                    start = self._start_of(key)
+                    reader.seek(found[key].offset if key in found else self._offset_of(reader.log, start))
+
     def committed(self, *partitions: Partition) -> dict[TopicPartition, int | None]:
         """{partition: the offset that the group has committed, None without one}; none named: of all that are read."""
         with self._lock:

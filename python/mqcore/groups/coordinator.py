@@ -289,10 +289,12 @@ class Coordinator:
                     group.lock.release()
 
     def _reread(self, group: Group) -> None:
-        """After a commit of which nobody knows: what the log has counts. The group's lock is held."""
+        """After a commit of which nobody knows: what the log has counts, once it is durable. The group's lock is held."""
         with contextlib.suppress(MQError):
-            _, group.offsets = self.topic.load(group.machine.group_id)
-            group.doubtful = False
+            log = self.topic.log(group.machine.group_id)
+            end = log.log_end_offset
+            log.wait_durable(end)
+            group.replace(self.topic.load(group.machine.group_id)[1], end)
 
     def forget(self, group_id: str) -> None:
         """The group was deleted: whoever comes next begins anew. The group's lock is held."""

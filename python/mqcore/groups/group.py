@@ -55,6 +55,11 @@ class Group:
                     self._record_offsets[partition] = record_offset
             self._settled.notify_all()
 
+    def replace(self, offsets: dict[TopicPartition, Committed], record_offset: int) -> None:
+        """Take over what the log has below record_offset. The caller holds the lock."""
+        self.offsets, self.doubtful = offsets, False
+        self._record_offsets = dict.fromkeys(offsets, record_offset - 1)
+
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """These offsets are deleted. The caller holds the lock."""
         for partition in partitions:
