@@ -56,6 +56,18 @@ class Broker:
                 self._groups = self._groups or Coordinator(self.log)
         return self._groups
 
+    def tend(self) -> None:
+        """End what is past its time, as the parts' threads do by themselves."""
+        if self._transactions is not None:
+            self._transactions.tend()
+        if self._groups is not None:
+            self._groups.tick()
+
+    def abandon(self) -> None:
+        """Stop the threads; write nothing."""
+        if self._transactions is not None:
+            self._transactions.abandon()
+
     def close(self) -> None:
         """End what is running. Again: nothing. The log is closed next, by its owner."""
         for part in (self._transactions, self._groups):

@@ -31,6 +31,7 @@ COMMANDS = {
     "log": "mqcore.cli.log:log",
     "bench": "mqcore.cli.bench:bench",
     "torture": "mqcore.cli.torture:torture",
+    "eos-check": "mqcore.cli.eos_check:eos_check",
     "doctor": "mqcore.cli.doctor:doctor",
 }
 # The one-line help of each, so that the overview needs no import; a test compares them with the commands' own.
@@ -43,6 +44,7 @@ SUMMARIES = {
     "log": "Look into a store's files: dump, verify, repair.",
     "bench": "Measure this machine, each figure beside its limit.",
     "torture": "Attack a store with faults and check what it promised.",
+    "eos-check": "Plant ids, run a worker, kill it at random moments; tell what was lost, duplicated, out of order.",
     "doctor": "Say what this machine gives a store, and what is off.",
 }
 

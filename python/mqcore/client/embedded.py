@@ -7,6 +7,8 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import shutil
 import threading
@@ -223,7 +225,37 @@ class Store:
             self._children.add(child)
         return child
 
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def tend(self, *, heartbeats: bool = True) -> None:
+        """End what is past its time by the store's clock, as the background does by itself: transactions, sessions,
+        rebalances. heartbeats: those of this store's members come first. For tests that move the clock."""
+        self.log.check_usable()
+        with self._lock:
+            beating = self._heartbeats if heartbeats else None
+        if beating is not None:
+            beating.look()
+        self.broker.tend()
+
+    @property
+    def tending_interval_s(self) -> float:
+        """The longest step of a clock that a living group member survives; inf without members."""
+        with self._lock:
+            return math.inf if self._heartbeats is None else self._heartbeats.interval_s
+
     # -- the end ----------------------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Let go of everything without a word to the disk, as kill -9 does: for tests. No thread stays."""
+        parts = [self._heartbeats, self._linger]
+        self.broker.abandon()
+        self.log.abandon()
+        for part in parts:
+            if part is not None:
+                with contextlib.suppress(MQError):
+                    part.close()
+        if self._private_directory:
+            shutil.rmtree(self._private_directory, ignore_errors=True)
 
     def close(self) -> None:
         """Close producers and consumers, sync, and leave nothing to recover. Again: nothing. Views stay valid.

@@ -58,22 +58,32 @@ class Heartbeats:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    @property
+    def interval_s(self) -> float:
+        """The longest time between two looks that keeps every session."""
+        with self._changed:
+            return min([HEARTBEAT_S, *(one.session_timeout_s / 4 for one in self._members)])
+
+    def look(self) -> float | None:
+        """Look after every member, and after the time-outs of all groups, once; seconds until the next time-out, None:
+        there is none. The thread calls it, and a test that moves its clock."""
+        with self._changed:
+            members = list(self._members)
+        for member in members:
+            if not self._look_after(member):
+                self.remove(member)
+        return self._tick()
+
     def _run(self) -> None:
         due_s: float | None = 0.0
         while True:
             with self._changed:
                 if not self._stopping:
-                    wait_s = min([HEARTBEAT_S, *(one.session_timeout_s / 4 for one in self._members)])
-                    if due_s is not None:
-                        wait_s = min(wait_s, due_s)
+                    wait_s = self.interval_s if due_s is None else min(self.interval_s, due_s)
                     self._changed.wait(max(LEAST_S, wait_s) if self._members else None)
                 if self._stopping:
                     return
-                members = list(self._members)
-            for member in members:
-                if not self._look_after(member):
-                    self.remove(member)
-            due_s = self._tick()
+            due_s = self.look()
 
     def _look_after(self, member: Membership) -> bool:
         try:

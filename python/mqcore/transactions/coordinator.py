@@ -379,6 +379,11 @@ class Coordinator:
         now = self._clock.monotonic_s()
         return min((tx.deadline_s - now for tx in list(self.running)), default=math.inf)
 
+    def abandon(self) -> None:
+        """Stop the thread; what is open stays so."""
+        self._closed = True
+        self._timer.stop()
+
     def close(self) -> None:
         """Abort what is open; their handles get StoreClosedError. The store is closed next."""
         self._closed = True
