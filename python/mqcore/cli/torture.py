@@ -22,7 +22,8 @@ SUITES = {
     "fork-threads": 21,
     "clock": 200,
     "buffers": 10_000,
-    "mutants": 18,
+    "rebalance-storm": 2000,
+    "mutants": 19,
     "soak": 100_000_000,  # records
 }
 

@@ -292,6 +292,17 @@ class GroupConsumer(Consumer, Watched):
         if lost and self._on_lost is not None:
             self._on_lost(self, sorted(lost))
 
+    def _give_all_up(self) -> None:
+        """At the end: a member gives its partitions up, one that was put out has lost them."""
+        self._progressing = True
+        try:
+            if self._membership.lost is None and self._membership.fatal is None:
+                self._revoke(set(self._readers))
+            else:
+                self._lose()
+        finally:
+            self._progressing = False
+
     def _drop(self, partitions: set[TopicPartition]) -> None:
         with self._lock:
             self._give_back()
@@ -443,12 +454,8 @@ class GroupConsumer(Consumer, Watched):
             return
         try:
             with self._progress_lock:
-                if not self._log_store.closed and self._membership.phase == Phase.IN and not self._progressing:
-                    self._progressing = True
-                    try:
-                        self._revoke(set(self._readers))
-                    finally:
-                        self._progressing = False
+                if not self._log_store.closed and not self._progressing:
+                    self._give_all_up()
         finally:
             super().close()
             self._heartbeats.remove(self._membership)

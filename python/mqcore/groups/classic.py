@@ -288,6 +288,8 @@ class ClassicGroup:
             "another member took over the instance id", group=self.group_id, instance_id=join.instance_id
         )
         self._fail(old, fenced)
+        if old.notify is not None:
+            self._answers.append(old.notify)
         member_id = _new_id(join)
         member = Member(member_id, join.instance_id, "", "", 0, 0, {}, assignment=old.assignment)
         member.take(join)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mqcore.torture import buffers, clock, fork_threads, planted, power, probes
+from mqcore.torture import buffers, clock, fork_threads, planted, power, probes, rebalance_storm
 from mqcore.torture.attack import environment, workplace
 from mqcore.torture.crashfs import Op
 from mqcore.torture.ledger import Found
@@ -58,6 +58,7 @@ ATTACKS: dict[str, Callable[[int], Report]] = {
     "clock": lambda seed: clock.run(seed, 30),
     "buffers": lambda seed: buffers.run(seed, 800),
     "fork-threads": lambda seed: fork_threads.run(seed, 3, operations=6400, exits=False),
+    "rebalance-storm": lambda seed: rebalance_storm.run(seed, 80),
     "flipped-byte": _probe(probes.flipped_byte),
     "view-ahead": _probe(probes.view_ahead_of_its_log),
     "vouched-damage": _probe(probes.damage_where_the_journal_vouches),
@@ -83,6 +84,7 @@ CAUGHT_BY: dict[str, str] = {
     "ids_go_by_the_wall_clock": "clock",
     "lock_not_taken": "fork-threads",
     "child_is_not_told": "fork-threads",
+    "generation_ignored": "rebalance-storm",
 }
 
 

@@ -218,6 +218,13 @@ def child_is_not_told() -> None:
     _patch(LogStore, "forked", lambda _: lambda self: None)
 
 
+def generation_ignored() -> None:
+    """A member of a generation that is over commits offsets."""
+    from mqcore.groups.classic import ClassicGroup
+
+    _patch(ClassicGroup, "_check_generation", lambda _: lambda self, member_id, generation: None)
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -226,5 +233,6 @@ PLANTED: dict[str, Callable[[], None]] = {
         clean_shutdown_kept_while_writing, torn_tail_not_cut, bad_batch_skipped_in_silence, checksum_not_checked,
         view_ahead_believed, proven_offsets_given_again, buffer_not_copied,
         retention_believes_the_clock, ids_go_by_the_wall_clock, lock_not_taken, child_is_not_told,
+        generation_ignored,
     )
 }  # fmt: skip
