@@ -14,12 +14,16 @@ from mqcore.client.embedded import Store
 from mqcore.client.open import memory, open
 from mqcore.errors import MQError
 from mqcore.ids import Snowflake
+from mqcore.processing.processor import Processor, processor
+from mqcore.processing.progress import Progress
 from mqcore.types import Durability, IsolationLevel, RecordMetadata, TopicPartition
 
 __all__ = [
     "Durability",
     "IsolationLevel",
     "MQError",
+    "Processor",
+    "Progress",
     "RecordMetadata",
     "Snowflake",
     "Store",
@@ -29,6 +33,7 @@ __all__ = [
     "errors",
     "memory",
     "open",
+    "processor",
 ]
 
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from mqcore.broker.broker import Broker
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from mqcore.client.transaction import Senders, Transaction
     from mqcore.groups.coordinator import Coordinator
     from mqcore.log.adopt import Adopted
+    from mqcore.processing.processor import Processor
+    from mqcore.processing.progress import Progress
+    from mqcore.processing.run import Until
 
 
 Child = TypeVar("Child")
@@ -219,6 +222,41 @@ class Store:
             with self._lock:
                 self._senders = self._senders or Senders(self.log)
         return Transaction(self.broker, self._senders, transactional_id, max(1, int(timeout_s * 1000)))
+
+    def run(
+        self,
+        *processors: Processor,
+        workers: int = 1,
+        until: Until = "stopped",
+        on_progress: Callable[[Progress], Any] | None = None,
+        progress_s: float = 1.0,
+        grace_s: float = 60.0,
+    ) -> Progress:
+        """Run processors (functions under `@mqcore.processor`) until told to stop; figures of the run.
+
+        workers: threads of each processor; partitions are spread over them by the group, so more than there are
+            partitions help nobody.
+        until: "stopped": by SIGTERM or Ctrl-C (in the main thread), each worker first commits the batch at hand;
+            "caught_up": when nothing is left to process.
+        on_progress: called with a Progress every progress_s seconds, and at the end.
+        grace_s: how long a stop waits for a function that does not come back.
+        Raises the first error that ended a worker: the store's, ProducerFencedError (another run with this group and
+        function took over), or the function's own after its attempts (without dead letters); TimeoutExceededError: a
+        function hangs; UnknownTopicError; ValueError.
+        """
+        from mqcore.processing.run import run
+
+        self.log.check_writable()
+        return run(
+            self,
+            *processors,
+            clock=self.log.clock,
+            workers=workers,
+            until=until,
+            on_progress=on_progress,
+            progress_s=progress_s,
+            grace_s=grace_s,
+        )
 
     def _keep(self, child: Child) -> Child:
         with self._lock:

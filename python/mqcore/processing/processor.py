@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -86,6 +87,8 @@ def processor(
     backoff = Backoff(backoff_s, backoff_max_s)
 
     def decorate(function: Function) -> Processor:
+        if inspect.iscoroutinefunction(function):
+            raise TypeError("a processor is a plain function: workers are threads")
         return Processor(
             function,
             sources,

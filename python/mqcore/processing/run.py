@@ -3,23 +3,25 @@
 Invariants:
     1. Each worker is a thread and one member of its processor's group: partitions are spread by the group, one owner each.
     2. A stop (SIGTERM, SIGINT, `Runner.stop`) lets each worker finish and commit the batch at hand, then leave its group.
-    3. The first error that ends a worker stops all, and is raised once they are through. No thread is left behind.
-    4. Signal handlers are set only in the main thread, and put back.
+    3. The first error that ends a worker stops all, and is raised once they are through. A function that does not come
+       back within grace_s of a stop is named in an error; its thread is the only one that can be left behind.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 from mqcore.clock import Clock
-from mqcore.errors import MQError
+from mqcore.errors import MQError, TimeoutExceededError
 from mqcore.processing.processor import Processor
 from mqcore.processing.progress import Counters, Progress
 from mqcore.processing.rate_limit import TokenBucket
 from mqcore.processing.signals import stopping_on_signals
 from mqcore.processing.worker import Worker
+from mqcore.types import TopicPartition
 
 Until = Literal["stopped", "caught_up"]
 OnProgress = Callable[[Progress], Any]
@@ -34,6 +36,12 @@ class Runner:
             raise ValueError("nothing to run")
         if workers < 1:
             raise ValueError("workers must be 1 or more")
+        names = [(one.group, one.name) for one in processors]
+        if len(set(names)) < len(names):  # their transactions would fence each other
+            raise ValueError(f"two processors of one group have the same name: {sorted(names)}")
+        for one in processors:
+            for topic in (*one.source, *filter(None, [one.dead_letters])):
+                store.topic(topic)
         self._store, self._processors = store, processors
         self._stop = threading.Event()
         self._counters = Counters(clock.monotonic_s)
@@ -51,11 +59,11 @@ class Runner:
         """Have the workers finish what they have at hand and end. From any thread, also a signal handler."""
         self._stop.set()
 
-    def run(self, until: Until, on_progress: OnProgress | None, progress_s: float) -> Progress:
+    def run(self, until: Until, on_progress: OnProgress | None, progress_s: float, grace_s: float) -> Progress:
         """Run until stopped (or caught up). Raises the first error that ended a worker."""
         threads = [
-            threading.Thread(target=self._work, args=(worker,), name=f"mqcore-processor-{number}", daemon=True)
-            for number, worker in enumerate(self._workers)
+            threading.Thread(target=self._work, args=(worker,), name=f"mqcore-{worker.name}", daemon=True)
+            for worker in self._workers
         ]
         for thread in threads:
             thread.start()
@@ -63,14 +71,22 @@ class Runner:
             self._watch(threads, until, on_progress, progress_s)
         finally:
             self._stop.set()
-            for thread in threads:
-                thread.join()
+            hanging = self._join(threads, grace_s)
         if self._error is not None:
             raise self._error
+        if hanging:
+            raise TimeoutExceededError("a processor does not come back from its function", workers=hanging)
         progress = self.progress()
         if on_progress is not None:
             on_progress(progress)
         return progress
+
+    def _join(self, threads: list[threading.Thread], grace_s: float) -> list[str]:
+        """Wait for the workers to end; the names of those that do not."""
+        deadline = time.monotonic() + grace_s
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [worker.name for worker, thread in zip(self._workers, threads, strict=True) if thread.is_alive()]
 
     def _work(self, worker: Worker) -> None:
         try:
@@ -99,9 +115,8 @@ class Runner:
         if not all(worker.idle for worker in self._workers):
             return False
         for one in self._processors:
-            mine = [worker.consumer for worker in self._workers if worker.processor is one]
-            owned = {key for consumer in mine for key in consumer.assignment}
-            wanted = {(topic, number) for topic in one.source for number in self._store.partitions(topic)}
+            owned = {key for worker in self._workers if worker.processor is one for key in worker.assignment()}
+            wanted = {TopicPartition(topic, number) for topic in one.source for number in self._store.partitions(topic)}
             if owned != wanted:
                 return False
         return self.lag() == 0
@@ -112,30 +127,24 @@ class Runner:
     def lag(self) -> int:
         """Records that the groups of all processors have before them; -1 unknown (a group is just rebalancing)."""
         try:
-            return sum(self._lag_of(one) for one in self._processors)
+            return sum(worker.lag() for worker in self._workers)
         except MQError:
             return -1
-
-    def _lag_of(self, processor: Processor) -> int:
-        total = 0
-        for worker in self._workers:
-            if worker.consumer is not None and worker.processor is processor:
-                total += sum(worker.consumer.lag().values())
-        return total
 
 
 def run(
     store: Any,
     *processors: Processor,
     clock: Clock,
-    workers: int = 1,
-    until: Until = "stopped",
-    on_progress: OnProgress | None = None,
-    progress_s: float = 1.0,
+    workers: int,
+    until: Until,
+    on_progress: OnProgress | None,
+    progress_s: float,
+    grace_s: float,
 ) -> Progress:
     """See mqcore.Store.run."""
     if until not in ("stopped", "caught_up"):
         raise ValueError('until must be "stopped" or "caught_up"')
     runner = Runner(store, processors, workers=workers, clock=clock)
     with stopping_on_signals(runner.stop):
-        return runner.run(until, on_progress, progress_s)
+        return runner.run(until, on_progress, progress_s, grace_s)

@@ -3,8 +3,8 @@
 Invariants:
     1. A record counts as processed only when its attempt was committed. After any failure the consumer goes back to the
        first record that was not: nothing is skipped (I11), whatever the function, the group or the disk did.
-    2. The function's failure and the store's are told apart: what the store cannot do ends the run; a group that moved
-       on, a lost race or a time-out is tried again without counting against the record; the function's own errors count.
+    2. The function's failures and others are told apart (failures.py): what the store cannot do ends the run; a group
+       that moved on, a lost race or a full disk is tried again without counting against the record.
     3. After `attempts` failures a batch's records are tried one by one, each in a commit of its own, so that one bad
        record never takes its neighbours along; a record that fails `attempts` times becomes a dead letter in the same
        commit that moves the offset past it.
@@ -14,23 +14,15 @@ Threads: a worker is one thread; what it shares with others (stop event, counter
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from mqcore.errors import (
-    CommitUndecidedError,
-    ForkedStoreError,
-    IllegalGenerationError,
-    InvariantError,
-    MQError,
-    ProducerFencedError,
-    RebalanceInProgressError,
-    StorageError,
-    StoreError,
-    UnknownMemberError,
-)
+from mqcore.errors import MQError
 from mqcore.processing.dead_letters import headers_of
+from mqcore.processing.failures import Failure, classify
 from mqcore.processing.outputs import AtLeastOnce, Attempt, ExactlyOnce
 from mqcore.processing.processor import Guarantee, Processor
 from mqcore.processing.progress import Counters
@@ -40,15 +32,6 @@ from mqcore.types import TopicPartition
 log = logging.getLogger("mqcore.processing")
 
 POLL_S = 0.25  # how soon a worker without records sees that it should stop
-_ENDS_RUN = (
-    StoreError,
-    StorageError,
-    CommitUndecidedError,
-    InvariantError,
-    ForkedStoreError,
-    ProducerFencedError,
-)
-_GROUP_MOVED_ON = (IllegalGenerationError, UnknownMemberError, RebalanceInProgressError)
 
 
 class Worker:
@@ -68,9 +51,15 @@ class Worker:
         self._counters, self._bucket = counters, bucket
         self._exactly_once = processor.guarantee == Guarantee.EXACTLY_ONCE
         # The same for the same worker of the next run: it fences a zombie of this one.
-        self._id = f"{processor.group}-{processor.name}-{index}"
+        self.name = f"{processor.group}-{processor.name}-{index}"
+        # A wait for the rate is a wait without polls: of a second at most, so that the group has no reason to worry.
+        self._poll_records = processor.batch_records
+        if processor.rate is not None:
+            self._poll_records = min(self._poll_records, math.ceil(processor.rate))
         self._consumer: Any = None
         self._producer: Any = None
+        self._member: Any = None  # who we were in the group at the last poll
+        self._last_lag = 0
         self.idle = False  # the last poll found nothing
 
     def run(self) -> None:
@@ -80,39 +69,51 @@ class Worker:
             *processor.source,
             group=processor.group,
             start=processor.start,
-            on_assigned=lambda _: self._counters.rebalanced(),
+            on_assigned=lambda *_: self._counters.rebalanced(),
         )
         try:
             if not self._exactly_once:
                 self._producer = store.producer()
             while not self._stop.is_set():
                 self._round()
+            self._last_lag = self.lag()
         finally:
             self._close()
 
     def _close(self) -> None:
+        consumer, self._consumer = self._consumer, None
         try:
             if self._producer is not None:
                 self._producer.close()
         finally:
-            self._consumer.close()
+            consumer.close()
 
-    @property
-    def consumer(self) -> Any:
-        """The worker's consumer; None before it runs."""
-        return self._consumer
+    def assignment(self) -> tuple[TopicPartition, ...]:
+        """The partitions that it has at this moment."""
+        consumer = self._consumer
+        return () if consumer is None else consumer.assignment
+
+    def lag(self) -> int:
+        """Records before it; after the run: those that it left. Raises MQError while the group rebalances."""
+        consumer = self._consumer
+        return self._last_lag if consumer is None else sum(consumer.lag().values())
 
     # -- one round --------------------------------------------------------------------------------------------------
 
     def _round(self) -> None:
         try:
-            batches = self._consumer.poll(timeout_s=POLL_S, max_records=self.processor.batch_records)
-        except _GROUP_MOVED_ON:
+            batches = self._consumer.poll(timeout_s=POLL_S, max_records=self._poll_records)
+        except MQError as error:
+            if classify(error) is not Failure.GROUP_MOVED_ON:
+                raise
             return  # the next poll joins again
         self.idle = not batches
-        if batches and self._may_go(sum(map(len, batches))):
+        if not batches:
+            return
+        self._member = self._consumer.group_metadata()
+        if self._may_go(_count(batches)):
             self._process(batches)
-        elif batches:
+        else:
             self._go_back(batches)
 
     def _may_go(self, records: int) -> bool:
@@ -121,33 +122,38 @@ class Worker:
 
     def _process(self, batches: Sequence[Any]) -> None:
         """Bring batches to an end: committed, or given back because the group moved on or the run stops."""
+        try:
+            if not self._try(partial(self._attempt, batches)):
+                self._go_back(batches)
+        except _Exhausted as last:
+            if self.processor.dead_letters is None:
+                raise last.error from None
+            self._one_by_one(batches)
+
+    def _try(self, call: Callable[[], None]) -> bool:
+        """call() until it goes through. False: give the batches back. Raises _Exhausted after `attempts` failures of the
+        function, and what ends the run."""
         failures = attempt = 0
         while True:
             try:
-                self._attempt(batches)
-                return
-            except _ENDS_RUN:
-                raise
-            except _GROUP_MOVED_ON as error:
-                log.info("%s: the group moved on, %d records are read again: %s", self._id, _count(batches), error)
-                self._go_back(batches)
-                return
+                call()
+                return True
             except Exception as error:
+                kind = classify(error)
+                if kind is Failure.ENDS_RUN:
+                    raise
+                if kind is Failure.GROUP_MOVED_ON:
+                    log.info("%s: the group moved on, what is not committed comes again: %s", self.name, error)
+                    return False
                 attempt += 1
                 self._counters.retried()
-                if not _is_passing(error):
+                if kind is Failure.COUNTS:
                     failures += 1
-                    log.warning("%s: attempt %d of %d failed: %r", self._id, failures, self.processor.attempts, error)
+                    log.warning("%s: attempt %d of %d failed: %r", self.name, failures, self.processor.attempts, error)
                     if failures >= self.processor.attempts:
-                        last = error
-                        break
-            if not self._pause(attempt):
-                self._go_back(batches)
-                return
-        if self.processor.dead_letters is None:
-            self._go_back(batches)
-            raise last
-        self._one_by_one(batches)
+                        raise _Exhausted(error, failures) from None
+            if self._stop.wait(self.processor.backoff.wait_s(attempt)):
+                return False
 
     def _attempt(self, batches: Sequence[Any]) -> None:
         function, per_record = self.processor.function, self.processor.per_record
@@ -158,77 +164,68 @@ class Worker:
                         function(record, tx)
                 else:
                     function(batch, tx)
-            tx.finish({TopicPartition(batch.topic, batch.partition): batch.next_offset for batch in batches})
+            tx.finish(_behind(batches))
         self._counters.committed(_count(batches))
 
     def _open_attempt(self) -> Attempt:
         timeout_s = self.processor.timeout_s
         if self._exactly_once:
-            return ExactlyOnce(self._store, self._consumer, self._id, timeout_s)
-        return AtLeastOnce(self._store, self._consumer, self._producer, self._id, timeout_s)
-
-    def _pause(self, attempt: int) -> bool:
-        """Back off; False: stopped meanwhile."""
-        return not self._stop.wait(self.processor.backoff.wait_s(attempt))
+            return ExactlyOnce(self._store, self.name, timeout_s, self._member, self._stop.wait)
+        return AtLeastOnce(self._store, self.name, timeout_s, self._consumer, self._producer)
 
     def _go_back(self, batches: Sequence[Any]) -> None:
         """What was polled and not committed comes again, from the partitions that are still ours."""
+        ours = self.assignment()
         for batch in batches:
             key = TopicPartition(batch.topic, batch.partition)
-            if key in self._consumer.assignment:
+            if key in ours:
                 self._consumer.seek(key, batch.first_offset)
 
-    # -- a batch that does not go through ---------------------------------------------------------------------------
+    # -- a record of a batch that does not go through -----------------------------------------------------------------
 
     def _one_by_one(self, batches: Sequence[Any]) -> None:
         """Each record in a commit of its own."""
-        for number, batch in enumerate(batches):
-            for at in range(len(batch)):
-                if not self._settle(batch[at : at + 1]):
-                    self._go_back([batch[at:], *batches[number + 1 :]])
-                    return
+        try:
+            for number, batch in enumerate(batches):
+                for at in range(len(batch)):
+                    if self._stop.is_set() or not self._settle(batch[at : at + 1]):
+                        self._go_back([batch[at:], *batches[number + 1 :]])
+                        return
+        except _Exhausted as last:
+            raise last.error from None  # the dead letter itself could not be written
 
     def _settle(self, one: Any) -> bool:
-        """Bring one record (a batch of one) to its end: processed, or a dead letter. False: given back."""
-        failures = attempt = 0
-        error: Exception | None = None
-        while True:
-            try:
-                if error is None or failures < self.processor.attempts:
-                    self._attempt([one])
-                else:
-                    self._bury(one, error, failures)
-                return True
-            except _ENDS_RUN:
-                raise
-            except _GROUP_MOVED_ON:
-                return False
-            except Exception as caught:
-                attempt += 1
-                self._counters.retried()
-                if not _is_passing(caught):
-                    failures += 1
-                    error = caught
-            if not self._pause(attempt):
-                return False
+        """Bring one record (a batch of one) to its end: processed, or a dead letter. False: to be given back."""
+        try:
+            return self._try(partial(self._attempt, [one]))
+        except _Exhausted as last:
+            return self._try(partial(self._bury, one, last))
 
-    def _bury(self, one: Any, error: Exception, attempts: int) -> None:
-        record, topic = one[0], self.processor.dead_letters
+    def _bury(self, one: Any, last: _Exhausted) -> None:
+        record, topic, error = one[0], self.processor.dead_letters, last.error
         assert topic is not None
         headers = headers_of(
-            record, error, topic=one.topic, partition=one.partition, name=self.processor.name, attempts=attempts
+            record, error, topic=one.topic, partition=one.partition, name=self.processor.name, attempts=last.failures
         )
         with self._open_attempt() as tx:
             tx.send(topic, record.value, key=record.key, headers=headers, timestamp=record.timestamp)
-            tx.finish({TopicPartition(one.topic, one.partition): one.next_offset})
-        log.error("%s: a dead letter, %s-%d offset %d: %r", self._id, one.topic, one.partition, record.offset, error)
+            tx.finish(_behind([one]))
+        log.error("%s: a dead letter, %s-%d offset %d: %r", self.name, one.topic, one.partition, record.offset, error)
         self._counters.committed(1, dead_letters=1)
+
+
+class _Exhausted(Exception):
+    """The function failed as often as it may."""
+
+    def __init__(self, error: Exception, failures: int) -> None:
+        super().__init__(error)
+        self.error, self.failures = error, failures
 
 
 def _count(batches: Sequence[Any]) -> int:
     return sum(map(len, batches))
 
 
-def _is_passing(error: Exception) -> bool:
-    """Not the function's fault: the same batch may go through the next time."""
-    return isinstance(error, MQError) and (error.aborts_transaction or error.retriable)
+def _behind(batches: Sequence[Any]) -> dict[TopicPartition, int]:
+    """The offset behind the last batch of each partition."""
+    return {TopicPartition(batch.topic, batch.partition): batch.next_offset for batch in batches}
