@@ -76,7 +76,7 @@ class Runner:
             raise self._error
         if hanging:
             raise TimeoutExceededError("a processor does not come back from its function", workers=hanging)
-        progress = self.progress()
+        progress = self._counters.read(self.lag())
         if on_progress is not None:
             on_progress(progress)
         return progress
@@ -110,24 +110,37 @@ class Runner:
                 return
 
     def _is_caught_up(self) -> bool:
-        """Whether every partition is somebody's, and nobody has anything before him. The idle flags come first: a worker
-        is idle only after a poll that came after its last commit."""
-        if not all(worker.idle for worker in self._workers):
-            return False
+        """The idle flags come first: a worker is idle only after a poll that came after its last commit."""
+        return all(worker.idle for worker in self._workers) and self._all_owned() and self.lag() == 0
+
+    def _all_owned(self) -> bool:
+        """Whether every partition is somebody's."""
         for one in self._processors:
             owned = {key for worker in self._workers if worker.processor is one for key in worker.assignment()}
             wanted = {TopicPartition(topic, number) for topic in one.source for number in self._store.partitions(topic)}
-            if owned != wanted:
+            if not owned >= wanted:
                 return False
-        return self.lag() == 0
+        return True
 
     def progress(self) -> Progress:
-        return self._counters.read(self.lag())
+        """The figures of this moment. lag: -1 while the groups are still sharing partitions out."""
+        try:
+            return self._counters.read(self.lag() if self._all_owned() else -1)
+        except MQError:  # a source was deleted: a worker says so
+            return self._counters.read(-1)
 
     def lag(self) -> int:
-        """Records that the groups of all processors have before them; -1 unknown (a group is just rebalancing)."""
+        """Records that the workers have before them; -1: not known now."""
         try:
-            return sum(worker.lag() for worker in self._workers)
+            total = sum(worker.at_hand for worker in self._workers)
+            for one in self._processors:
+                lags: dict[TopicPartition, int] = {}
+                for worker in self._workers:
+                    if worker.processor is one:
+                        for key, lag in worker.lags().items():  # who ends last may have got others' partitions before
+                            lags[key] = min(lag, lags.get(key, lag))
+                total += sum(lags.values())
+            return total
         except MQError:
             return -1
 

@@ -59,7 +59,8 @@ class Worker:
         self._consumer: Any = None
         self._producer: Any = None
         self._member: Any = None  # who we were in the group at the last poll
-        self._last_lag = 0
+        self.at_hand = 0  # records that were polled and are not committed
+        self._last_lags: dict[TopicPartition, int] = {}
         self.idle = False  # the last poll found nothing
 
     def run(self) -> None:
@@ -76,7 +77,7 @@ class Worker:
                 self._producer = store.producer()
             while not self._stop.is_set():
                 self._round()
-            self._last_lag = self.lag()
+            self._last_lags = self.lags()
         finally:
             self._close()
 
@@ -93,10 +94,10 @@ class Worker:
         consumer = self._consumer
         return () if consumer is None else consumer.assignment
 
-    def lag(self) -> int:
-        """Records before it; after the run: those that it left. Raises MQError while the group rebalances."""
+    def lags(self) -> dict[TopicPartition, int]:
+        """Records before it, but for `at_hand`; after the run: those that it left. Raises MQError: not known now."""
         consumer = self._consumer
-        return self._last_lag if consumer is None else sum(consumer.lag().values())
+        return self._last_lags if consumer is None else consumer.lag()
 
     # -- one round --------------------------------------------------------------------------------------------------
 
@@ -111,10 +112,12 @@ class Worker:
         if not batches:
             return
         self._member = self._consumer.group_metadata()
-        if self._may_go(_count(batches)):
+        self.at_hand = _count(batches)
+        if self._may_go(self.at_hand):
             self._process(batches)
         else:
             self._go_back(batches)
+        self.at_hand = 0
 
     def _may_go(self, records: int) -> bool:
         """Wait for the rate limit; False: stopped meanwhile."""
@@ -165,7 +168,11 @@ class Worker:
                 else:
                     function(batch, tx)
             tx.finish(_behind(batches))
-        self._counters.committed(_count(batches))
+        self._committed(_count(batches))
+
+    def _committed(self, records: int, dead_letters: int = 0) -> None:
+        self.at_hand -= records
+        self._counters.committed(records, dead_letters)
 
     def _open_attempt(self) -> Attempt:
         timeout_s = self.processor.timeout_s
@@ -211,7 +218,7 @@ class Worker:
             tx.send(topic, record.value, key=record.key, headers=headers, timestamp=record.timestamp)
             tx.finish(_behind([one]))
         log.error("%s: a dead letter, %s-%d offset %d: %r", self.name, one.topic, one.partition, record.offset, error)
-        self._counters.committed(1, dead_letters=1)
+        self._committed(1, dead_letters=1)
 
 
 class _Exhausted(Exception):

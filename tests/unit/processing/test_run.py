@@ -128,7 +128,10 @@ def test_bad_records_go_to_the_dead_letters_alone(store: mqcore.Store, guarantee
 
     progress = store.run(picky, until="caught_up")
     assert (progress.records, progress.dead_letters) == (60, 3)
-    assert read(store) == [value for value in values if value not in bad]
+    good, found = [value for value in values if value not in bad], read(store)
+    assert sorted(set(found), key=int) == good
+    if guarantee == "exactly_once":
+        assert found == good
     with store.consumer("dead", follow=False) as consumer:
         letters = {bytes(record.value): record for record in consumer}
     assert letters.keys() == bad
@@ -181,12 +184,12 @@ def test_a_rate_is_kept(store: mqcore.Store, guarantee: str) -> None:
 
 
 def test_progress_is_reported_with_lag(store: mqcore.Store, guarantee: str) -> None:
-    fill(store, 30)
+    fill(store, 100)
     seen: list[mqcore.Progress] = []
     store.run(
         copier(guarantee, rate=100, batch_records=10), until="caught_up", on_progress=seen.append, progress_s=0.05
     )
-    assert seen[-1].records == 30
+    assert seen[-1].records == 100
     assert seen[-1].lag == 0
     assert any(one.lag > 0 for one in seen)
 
