@@ -79,11 +79,17 @@ static ssize_t fault_pread(mq_io *io, int fd, void *bytes, size_t size, off_t po
     return fault->base->pread(fault->base, fd, bytes, first, position);
 }
 
+static bool syncs(int fd)
+{
+    const int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && (flags & O_DSYNC) != 0;
+}
+
 static ssize_t fault_pwritev(mq_io *io, int fd, const struct iovec *parts, int count, off_t position)
 {
     mq_io_fault *fault = of(io);
     const verdict v = judge(fault, MQ_CALL_PWRITEV);
-    if (v == FAIL)
+    if (v == FAIL || (v == PASS && syncs(fd) && judge(fault, MQ_CALL_FDATASYNC) == FAIL))
         return -1;
     if (v == PASS)
         return fault->base->pwritev(fault->base, fd, parts, count, position);

@@ -10,9 +10,14 @@
 #include "mqcore/crc32c.h"
 #include "mqcore/wire.h"
 
-enum { PARTS = 512 }; /* iovecs of one pwritev; the kernel takes 1024 */
+enum {
+    PARTS = 512,           /* iovecs of one pwritev; the kernel takes 1024 */
+    MAKE_STEP = 128 << 10, /* of a new file, beside a writer: what its next write may have to wait for */
+    DIRECT_FIRST = 256 << 10,
+    DIRECT_MAX = 4 << 20 /* a larger record would keep more memory than it saves time */
+};
 
-static const uint8_t zeros[256 << 10];
+static const _Alignas(MQ_JOURNAL_BLOCK) uint8_t zeros[256 << 10];
 
 void mq_journal_path(const mq_journal *j, uint32_t number, char path[MQ_JOURNAL_PATH])
 {
@@ -26,6 +31,8 @@ void mq_journal_close(mq_journal *j)
     for (uint32_t i = 0; j->files != NULL && i < atomic_load(&j->count); i++)
         if (j->files[i].fd >= 0)
             j->io->close(j->io, j->files[i].fd);
+    mq_io_close(j->io, j->direct_fd);
+    mq_free(j->direct_memory);
     mq_free(j->files);
     mq_free(j->head);
     mq_free(j);
@@ -75,22 +82,46 @@ static uint64_t mix(uint64_t x)
 
 /* ---- files of the ring ---- */
 
+/* Zeros up to `size`, for f->fd to sync. Past the page cache where that is possible, else synced step by step: pages that
+ * pile up go to the disk in one burst, and a writer's flush waits behind all of it. */
+static mq_status put_zeros(mq_journal *j, const mq_ring_file *f, size_t step, const char *path, mq_error *err)
+{
+    const uint64_t size = j->options.file_bytes;
+    mq_status status = MQ_OK;
+    int direct_fd;
+    if (mq_io_open(j->io, path, O_WRONLY | O_DIRECT, 0, &direct_fd, err) != MQ_OK)
+        direct_fd = -1;
+    else
+        (void)j->io->fallocate(j->io, direct_fd, 0, (off_t)size); /* one piece if it can be; writes need it not */
+    for (uint64_t at = 0; status == MQ_OK && at < size; at += step) {
+        const size_t length = size - at < step ? (size_t)(size - at) : step;
+        if (direct_fd >= 0) {
+            status = mq_io_write_all(j->io, direct_fd, zeros, length, at, path, err);
+            if (status == MQ_OK || err->sys_errno != EINVAL)
+                continue;
+            mq_io_close(j->io, direct_fd);
+            direct_fd = -1;
+        }
+        status = mq_io_write_all(j->io, f->fd, zeros, length, at, path, err);
+        if (status == MQ_OK && j->io->fdatasync(j->io, f->fd) != 0)
+            status = mq_fail(err, MQ_EIO, path, 0, "cannot sync a new journal file");
+    }
+    mq_io_close(j->io, direct_fd);
+    return status;
+}
+
 /* Make the file of this number, or complete one that a crash left short, full of zeros: blocks that were written once
  * are overwritten later without a word to the file system's own journal. (Blocks that are only reserved cost a commit
  * of it at each fdatasync, and in ordered mode that commit waits for all the data that segments have unsynced.)
- * On an error the file is gone again. */
-static mq_status make_file(mq_journal *j, uint32_t number, mq_ring_file *f, mq_error *err)
+ * Its size says that it is whole. On an error the file is gone again. */
+static mq_status make_file(mq_journal *j, uint32_t number, mq_ring_file *f, size_t step, mq_error *err)
 {
-    const uint64_t size = j->options.file_bytes;
     char path[MQ_JOURNAL_PATH];
     mq_journal_path(j, number, path);
     mq_status status = MQ_OK;
     if (f->fd < 0 && (status = mq_io_open(j->io, path, O_RDWR | O_CREAT, 0600, &f->fd, err)) != MQ_OK)
         return status;
-    for (uint64_t at = 0; status == MQ_OK && at < size; at += sizeof zeros) {
-        const size_t length = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
-        status = mq_io_write_all(j->io, f->fd, zeros, length, at, path, err);
-    }
+    status = put_zeros(j, f, step, path, err);
     if (status == MQ_OK && j->io->fsync(j->io, f->fd) != 0)
         status = mq_fail(err, MQ_EIO, path, 0, "cannot sync a new journal file");
     if (status == MQ_OK)
@@ -100,7 +131,7 @@ static mq_status make_file(mq_journal *j, uint32_t number, mq_ring_file *f, mq_e
         j->io->unlink(j->io, path);
         f->fd = -1;
     }
-    f->size = status == MQ_OK ? size : 0;
+    f->size = status == MQ_OK ? j->options.file_bytes : 0;
     return status;
 }
 
@@ -115,13 +146,13 @@ mq_status mq_journal_grow(mq_journal *j, bool beside_writer, mq_error *err)
         mq_ring_file *f = &j->files[i];
         if (f->fd < 0 || (f->size < j->options.file_bytes && f->last <= j->recorded && (int64_t)i != j->current)) {
             f->first = f->last = f->end = 0;
-            return make_file(j, i, f, err);
+            return make_file(j, i, f, sizeof zeros, err);
         }
     }
     if (count >= j->options.file_limit)
         return mq_fail(err, MQ_EFULL, j->directory, 0, "the journal has all its files");
     mq_ring_file made = {.fd = -1};
-    const mq_status status = make_file(j, count, &made, err);
+    const mq_status status = make_file(j, count, &made, beside_writer ? MAKE_STEP : sizeof zeros, err);
     if (status == MQ_OK) {
         j->files[count] = made; /* whole before the writer can see it */
         atomic_store(&j->count, count + 1);
@@ -145,6 +176,17 @@ static int64_t free_file(const mq_journal *j, uint64_t need, uint64_t upto)
     return best;
 }
 
+/* A second descriptor of the current file for I6. Its failure costs speed, nothing else. */
+static void open_direct(mq_journal *j)
+{
+    char path[MQ_JOURNAL_PATH];
+    mq_error ignored;
+    mq_io_close(j->io, j->direct_fd);
+    mq_journal_path(j, (uint32_t)j->current, path);
+    if (mq_io_open(j->io, path, O_WRONLY | O_DIRECT | O_DSYNC, 0, &j->direct_fd, &ignored) != MQ_OK)
+        j->direct_fd = -1;
+}
+
 /* Begin a lap (I2): in a file that is free by the record, else in one that is free by now, which is recorded first (each
  * file keeps a block for that). MQ_EFULL: there is none. */
 static mq_status enter_file(mq_journal *j, uint64_t need, mq_error *err)
@@ -161,6 +203,7 @@ static mq_status enter_file(mq_journal *j, uint64_t need, mq_error *err)
     f->salt = j->next_salt;
     j->next_salt = mix(j->next_salt ^ mix(j->options.salt + f->lap));
     j->current = number;
+    open_direct(j);
     return MQ_OK;
 }
 
@@ -271,6 +314,59 @@ static mq_status put_parts(mq_journal *j, const mq_journal_entry *entries, size_
     return write_parts(j, f->fd, parts, n, position);
 }
 
+/* Room for a record of size bytes (padded); false: there is no memory, and what was there is gone. */
+static bool reserve_direct(mq_journal *j, size_t size)
+{
+    if (size <= j->direct_capacity)
+        return true;
+    size_t capacity = DIRECT_FIRST;
+    while (capacity < size)
+        capacity *= 2;
+    mq_free(j->direct_memory);
+    j->direct_memory = mq_alloc(capacity + MQ_JOURNAL_BLOCK);
+    j->direct_capacity = j->direct_memory != NULL ? capacity : 0;
+    if (j->direct_memory == NULL)
+        return false;
+    const size_t past = (uintptr_t)j->direct_memory % MQ_JOURNAL_BLOCK;
+    j->direct = j->direct_memory + (past > 0 ? MQ_JOURNAL_BLOCK - past : 0);
+    return true;
+}
+
+/* I6. MQ_ESTATE: not to be had, and nothing is lost by writing the same bytes through the page cache. */
+static mq_status put_direct(mq_journal *j, const mq_journal_entry *entries, size_t count, uint32_t used)
+{
+    const size_t size = (size_t)mq_journal_padded(used);
+    if (j->direct_fd < 0 || size > DIRECT_MAX || !reserve_direct(j, size))
+        return MQ_ESTATE;
+    const size_t head = MQ_JOURNAL_HEADER + count * MQ_JOURNAL_ENTRY;
+    uint8_t *p = j->direct;
+    memcpy(p, j->head, head);
+    p += head;
+    for (size_t i = 0; i < count; i++) {
+        if (entries[i].size > 0)
+            memcpy(p, entries[i].bytes, entries[i].size);
+        p += entries[i].size;
+    }
+    memset(p, 0, size - used);
+    struct iovec whole = {j->direct, size};
+    const mq_status status = write_parts(j, j->direct_fd, &whole, 1, j->files[j->current].end);
+    if (status == MQ_OK || errno != EINVAL)
+        return status;
+    mq_io_close(j->io, j->direct_fd); /* a device with larger blocks, or a short write that ended inside one */
+    j->direct_fd = -1;
+    return MQ_ESTATE;
+}
+
+static mq_status put_record(mq_journal *j, const mq_journal_entry *entries, size_t count, uint32_t used)
+{
+    const mq_status status = put_direct(j, entries, count, used);
+    if (status != MQ_ESTATE)
+        return status;
+    if (put_parts(j, entries, count, used) != MQ_OK)
+        return MQ_EIO;
+    return j->io->fdatasync(j->io, j->files[j->current].fd) == 0 ? MQ_OK : MQ_EIO;
+}
+
 /* One record at the end of the current file, which has room for it, made durable. */
 static mq_status write_record(mq_journal *j, const mq_journal_entry *entries, size_t count, uint32_t used,
                               mq_error *err)
@@ -278,7 +374,7 @@ static mq_status write_record(mq_journal *j, const mq_journal_entry *entries, si
     mq_ring_file *f = &j->files[j->current];
     const uint64_t checkpointed = atomic_load(&j->checkpointed);
     build_head(j, entries, count, used, checkpointed);
-    if (put_parts(j, entries, count, used) != MQ_OK || j->io->fdatasync(j->io, f->fd) != 0) {
+    if (put_record(j, entries, count, used) != MQ_OK) {
         const int saved = errno;
         char path[MQ_JOURNAL_PATH];
         j->failed = true; /* I5: what lies on the disk is unknown from here on */

@@ -34,6 +34,10 @@ struct mq_journal {
     bool failed;
     uint8_t *head; /* header and entries of the record being written */
     size_t head_capacity;
+    int direct_fd;   /* the current file again, past the page cache and synced by each write; -1: not to be had */
+    uint8_t *direct; /* a whole record, at a multiple of MQ_JOURNAL_BLOCK in direct_memory */
+    uint8_t *direct_memory;
+    size_t direct_capacity;
 };
 
 static inline uint64_t mq_journal_padded(uint64_t size)

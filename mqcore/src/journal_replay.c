@@ -245,7 +245,7 @@ mq_status mq_journal_open(mq_io *io, const char *directory, const mq_journal_opt
         return mq_fail(err, MQ_ENOMEM, directory, 0, "no memory for the journal");
     j->io = io;
     j->options = *options;
-    j->current = -1;
+    j->current = j->direct_fd = -1;
     j->next_salt = options->salt;
     memcpy(j->directory, directory, strlen(directory) + 1);
     j->capacity = options->file_limit > options->files_present ? options->file_limit : options->files_present;

@@ -432,6 +432,32 @@ static void test_failed_calls(void)
     }
 }
 
+/* The n-th call of a kind is refused with EINVAL, as a device with larger blocks or a file system without direct writes
+ * does it, or a write ends short inside a block: every round is durable all the same, and nothing has failed. */
+static void test_refused_direct_writes(void)
+{
+    const struct {
+        int call, error, short_bytes;
+    } refusals[] = {{MQ_CALL_OPEN, EINVAL, -1}, {MQ_CALL_PWRITEV, EINVAL, -1}, {MQ_CALL_PWRITEV, 0, 700}};
+    for (size_t kind = 0; kind < sizeof refusals / sizeof refusals[0]; kind++)
+        for (long long at = kind == 0 ? 2 : 1; at < 9; at++) {
+            mq_io_fault fault;
+            new_directory();
+            mq_io_fault_init(&fault, posix);
+            mq_journal *j = open_with(&fault.io, FILE_BYTES);
+            mq_io_fault_arm(&fault, at, refusals[kind].error, refusals[kind].short_bytes, false,
+                            1u << refusals[kind].call, 0);
+            CHECK(mq_journal_grow(j, at % 2 == 0, NULL) == MQ_OK); /* the first open makes the file: it may not fail */
+            for (int i = 0; i < 6; i++)                            /* in one file */
+                CHECK(write_round(j, 2, 1500) == MQ_OK);
+            mq_journal_close(j);
+            j = open_ring();
+            CHECK(newest(j) == 6 && replay(j, NULL) == 12);
+            mq_journal_close(j);
+            remove_directory();
+        }
+}
+
 static void test_foreign_and_short_files(void)
 {
     new_directory();
@@ -467,6 +493,7 @@ int main(void)
     RUN(test_flipped_bits);
     RUN(test_forged_record);
     RUN(test_failed_calls);
+    RUN(test_refused_direct_writes);
     RUN(test_foreign_and_short_files);
     FINISH();
 }

@@ -17,7 +17,7 @@ typedef enum mq_io_call {
     MQ_CALL_OPEN_READ,
     MQ_CALL_PREAD,
     MQ_CALL_PWRITEV,
-    MQ_CALL_FDATASYNC,
+    MQ_CALL_FDATASYNC, /* and the sync in a pwritev to a descriptor with O_DSYNC, which is two calls */
     MQ_CALL_FSYNC,
     MQ_CALL_SYNCFS,
     MQ_CALL_FTRUNCATE,

@@ -1,5 +1,5 @@
 /* journal.h -- a ring of files in which one round of appends to any number of partitions is one record, made durable
- * by one pwritev and one fdatasync.
+ * by one synced write.
  *
  * A record starts at a multiple of 4 KiB of one file and never leaves it (integers big-endian):
  *    0 magic "MQJR" | 4 crc32c of bytes 8 .. used | 8 version u16 | 10 zero u16 | 12 used u32 (without padding)
@@ -21,6 +21,9 @@
  *       as data can continue a chain.
  *   I4  checkpointed <= sequence, both never fall. What is checkpointed lies synced in its segment: replay omits it.
  *   I5  a failed write or fdatasync is final (io.h, I3): every later write is refused with MQ_ESTATE.
+ *   I6  a record goes past the page cache and is synced by its own write (O_DIRECT, O_DSYNC), from one aligned buffer.
+ *       Where that is not to be had (EINVAL, larger than that buffer may be) the same bytes go to the same place by
+ *       pwritev and fdatasync: a refusal is no failure, and what part was written is overwritten.
  * Threads: one writer at a time, held by the caller; mq_journal_set_checkpointed, _grow and _stats may run beside it. */
 #ifndef MQCORE_JOURNAL_H
 #define MQCORE_JOURNAL_H
