@@ -41,6 +41,7 @@ cdef extern from "mqcore/producer_state.h" nogil:
         int64_t timestamp
     mq_producers *mq_producers_new(uint32_t limit)
     void mq_producers_free(mq_producers *s)
+    void mq_producers_set_limit(mq_producers *s, uint32_t limit)
     mq_status mq_producers_check(mq_producers *s, const uint8_t *bytes, size_t size, mq_sequence_answer *answer,
                                  mq_error *err)
     mq_status mq_producers_add(mq_producers *s, const uint8_t *bytes, size_t size, int64_t now_ms, mq_error *err)

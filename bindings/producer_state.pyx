@@ -60,6 +60,9 @@ cdef class Producers:
     def next_offset(self):
         return mq_producers_next_offset(self._state)
 
+    def set_limit(self, uint32_t limit):
+        mq_producers_set_limit(self._state, limit)
+
     @property
     def bytes_used(self):
         return mq_producers_bytes(self._state)

@@ -230,7 +230,7 @@ mq_status mq_producers_decode(const uint8_t *bytes, size_t size, int64_t offset,
         mq_producers_free(made);
         return status;
     }
-    made->limit = limit > 0 ? limit : 1;
+    mq_producers_set_limit(made, limit);
     made->next_offset = offset;
     *s = made;
     return MQ_OK;

@@ -12,8 +12,13 @@ mq_producers *mq_producers_new(uint32_t limit)
 {
     mq_producers *s = mq_alloc_zeroed(sizeof *s);
     if (s != NULL)
-        s->limit = limit > 0 ? limit : 1;
+        mq_producers_set_limit(s, limit);
     return s;
+}
+
+void mq_producers_set_limit(mq_producers *s, uint32_t limit)
+{
+    s->limit = limit > 0 ? limit : 1;
 }
 
 static void free_list(mq_producer_entry *e)
@@ -158,7 +163,7 @@ mq_producer_entry *mq_producers_obtain(mq_producers *s, int64_t producer_id)
         return e;
     if (mq_producers_reserve(s, 1, NULL) != MQ_OK)
         return NULL;
-    if (s->count >= s->limit && s->idle.first != NULL)
+    while (s->count >= s->limit && s->idle.first != NULL)
         mq_producers_remove(s, s->idle.first);
     e = s->spare;
     s->spare = e->after;

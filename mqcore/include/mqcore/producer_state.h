@@ -66,6 +66,7 @@ typedef struct mq_sequence_answer {
 /* limit: of producers (I4). NULL: no memory. */
 mq_producers *mq_producers_new(uint32_t limit);
 void mq_producers_free(mq_producers *s);
+void mq_producers_set_limit(mq_producers *s, uint32_t limit);
 
 /* Judge a chunk of whole batches that is to be appended (surveyed before: headers are right). A batch without a sequence
  * (-1: the store's own) is judged by its epoch alone, a control batch too. A repetition is told for a chunk of one

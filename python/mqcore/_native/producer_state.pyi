@@ -28,6 +28,8 @@ class Producers:
     @property
     def next_offset(self) -> int:
         """Batches below it were added."""
+    def set_limit(self, limit: int) -> None:
+        """Of producers, from the next new one on."""
     @property
     def bytes_used(self) -> int: ...
     @property

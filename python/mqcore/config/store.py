@@ -82,6 +82,10 @@ _ALL = (
     ),
     Key("transactional.ids.cached.max", "int", 10_000, "ids kept in memory between their transactions", "", 1, INT_MAX),
     Key("num.recovery.threads.per.data.dir", "int", 4, "threads that scan segments at open", "", 1, 256),
+    Key(
+        "max.producers.per.partition", "int", 100_000, "producers remembered; the idlest goes first", "", 16, 10_000_000
+    ),
+    Key("producer.id.expiration.ms", "int", 86_400_000, "how long an idle producer is remembered", "ms", 1),
     Key("offsets.topic.num.partitions", "int", 50, "partitions of __consumer_offsets, when it is made", "", 1, 10_000),
     Key(
         "offsets.retention.minutes", "int", 10_080, "how long offsets outlive their group's last member", "", 1, INT_MAX
@@ -146,6 +150,8 @@ class StoreConfig:
     transactional_id_expiration_ms: int = KEYS["transactional.id.expiration.ms"].default
     transactional_ids_cached_max: int = KEYS["transactional.ids.cached.max"].default
     num_recovery_threads_per_data_dir: int = KEYS["num.recovery.threads.per.data.dir"].default
+    max_producers_per_partition: int = KEYS["max.producers.per.partition"].default
+    producer_id_expiration_ms: int = KEYS["producer.id.expiration.ms"].default
     offsets_topic_num_partitions: int = KEYS["offsets.topic.num.partitions"].default
     offsets_retention_minutes: int = KEYS["offsets.retention.minutes"].default
     offset_metadata_max_bytes: int = KEYS["offset.metadata.max.bytes"].default

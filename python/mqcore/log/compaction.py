@@ -232,21 +232,20 @@ class Compaction:
             start = stop
 
     def _last_of_producers(self, log: PartitionLog) -> set[int]:
-        """Last offsets of the batches that hold a producer's last sequence, or, if it has only markers left, its epoch:
-        they stay, or a retry of what they held would be taken for new."""
-        data: dict[int, int] = {}
-        markers: dict[int, int] = {}
-        for entry in log.segments:
+        """Last offsets of the batches that hold a producer's last sequence, or, if it has only a marker in its epoch, of
+        that: they stay, or a retry of what they held would be taken for new. Of producers that expired nothing stays."""
+        last = log.last_offsets_of_producers()
+        markers = {producer_id: -1 for producer_id, offset in last.items() if offset < 0}
+        for entry in log.segments if markers else ():
             for mapping, start, stop in self._windows(log, entry):
                 rows, problem = native_batch.scan(mapping, start, stop, check_crc=False)
                 if problem is not None:
                     raise CorruptBatchError(problem.what, path=entry.segment().path, position=problem.position)
-                rows = rows[rows["producer_id"] >= 0]
-                for producer_id, attributes, last in zip(
-                    rows["producer_id"].tolist(), rows["attributes"].tolist(), rows["last_offset"].tolist(), strict=True
-                ):
-                    (markers if attributes & _CONTROL else data)[producer_id] = last
-        return {*data.values(), *(last for producer_id, last in markers.items() if producer_id not in data)}
+                rows = rows[(rows["attributes"] & _CONTROL) != 0]
+                for producer_id, offset in zip(rows["producer_id"].tolist(), rows["last_offset"].tolist(), strict=True):
+                    if producer_id in markers:
+                        markers[producer_id] = offset
+        return {*last.values(), *markers.values()} - {-1}
 
     # -- the copy ---------------------------------------------------------------------------------------------------
 

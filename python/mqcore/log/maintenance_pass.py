@@ -64,6 +64,7 @@ class Housekeeper:
             self._seal,
             self._checkpoint,
             self._retain,
+            self._expire_producers,
             self._compact,
             self._digest,
             *self.guests,
@@ -121,6 +122,12 @@ class Housekeeper:
                 continue
             gone = retention.apply(log or store.partitions.log_of(info, key.partition), clock)
             report.deleted += gone.segments if gone is not None else 0
+
+    def _expire_producers(self, report: MaintenanceReport) -> None:
+        """By the clock that no jump moves forward: a producer that is forgotten may store a record twice."""
+        before_ms = self._store.retention_clock.now_ms() - self._store.config.producer_id_expiration_ms
+        for log in self._store.partitions.logs():
+            report.expired += log.expire_producers(before_ms)
 
     def _compact(self, report: MaintenanceReport) -> None:
         """One round each for the partitions that are due, the dirtiest first, within the pass's budget."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,16 @@ from mqcore._native.segment import recover
 from mqcore.config.topic import TopicConfig
 from mqcore.errors import MQError
 from mqcore.log import checkpoints, internal_records, layout, view_tables
+from mqcore.log.producer_ids import behind_the_clock
 from mqcore.log.segment_check import BATCH_BYTES_MAX
-from mqcore.log.topics import METADATA_TOPIC, TopicInfo, format_record, parse_record
+from mqcore.log.topics import (
+    METADATA_TOPIC,
+    PRODUCER_IDS_KEY,
+    TopicInfo,
+    format_producer_ids,
+    format_record,
+    parse_record,
+)
 from mqcore.log.view_pairs import Damaged
 
 if TYPE_CHECKING:
@@ -44,8 +53,9 @@ def salvage(io: Io, where: Layout, checker: StoreChecker) -> list[str]:
         names.add(info.name)
         found.append(format_record(info))
         said.append(f"topic {info.name!r} ({info.topic_id}) written again, from {source}")
-    if found:
-        _append(io, where, found)
+    # How far producer ids were given out may be lost too, and no id may come twice.
+    found.append((PRODUCER_IDS_KEY, format_producer_ids(behind_the_clock(time.time_ns() // 1_000_000))))
+    _append(io, where, found)
     return said
 
 

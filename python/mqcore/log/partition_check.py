@@ -15,12 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from mqcore._native.producer_state import Producers
 from mqcore.errors import MQError, StorageError
 from mqcore.log import checkpoints, layout, seal
 from mqcore.log.check_report import Problem
 from mqcore.log.checkpoints import Damage
 from mqcore.log.index_check import SegmentIndexes
 from mqcore.log.leader_epochs import LeaderEpochs
+from mqcore.log.producer_state import PRODUCERS_MAX
 from mqcore.log.segment_check import NO_BOUND, BadRange, Bytes, SegmentCheck, SegmentChecker
 
 if TYPE_CHECKING:
@@ -136,11 +138,21 @@ class PartitionChecker:
                 self._check.notes.append(f"{path}: not a file of a partition")
             elif parsed is not None and parsed.state:
                 self._check.notes.append(f"{path}: left by a crash; the next open deals with it")
+            elif parsed is not None and parsed.suffix == layout.SNAPSHOT:
+                self._snapshot(path, parsed.base_offset)
             elif parsed is not None and layout.segment_name(parsed.base_offset) not in logs and not self._expected.live:
                 self._check.notes.append(f"{path}: belongs to no segment")
             else:
                 kept.append(name)
         return kept
+
+    def _snapshot(self, path: str, offset: int) -> None:
+        try:
+            Producers.decode(self._io.read_file(path), offset, PRODUCERS_MAX)
+        except FileNotFoundError:
+            pass  # a living writer keeps two
+        except (MQError, OSError) as error:
+            self._check.notes.append(f"{path}: {_reason(error)}; the next open looks into the batches instead")
 
     def _small_files(self) -> None:
         path = os.path.join(self._directory, layout.PARTITION_METADATA)

@@ -98,7 +98,7 @@ class PartitionLog(RemovablePartition):
         self._offsets = Offsets.at(log_start, log_end)
         self._exchange: Exchange | None = None
         self._begun: _Begun | None = None
-        self._producers = Producers(producer_state.PRODUCERS_MAX)
+        self._producers = Producers(host.config.max_producers_per_partition)
         self._transactional = False  # whether the last stable offset may be below the high watermark
         self._snapshots = Snapshots(host.io, self.directory)
         self._lock = threading.Lock()
@@ -122,6 +122,7 @@ class PartitionLog(RemovablePartition):
 
     def take_producers(self, producers: Producers) -> None:
         """What is known of producers at the log end. Once, before anybody else has the log."""
+        producers.set_limit(self.host.config.max_producers_per_partition)
         self._producers, self._transactional = producers, producers.unstable
         log_start, _, mark, log_end = self._offsets
         stable = max(log_start, producers.stable_end(mark))
@@ -308,6 +309,10 @@ class PartitionLog(RemovablePartition):
     def open_transactions(self) -> dict[int, OpenTransaction]:
         """The transactions without a marker here, by producer id, the oldest first."""
         return producer_state.open_transactions(self._producers)
+
+    def last_offsets_of_producers(self) -> dict[int, int]:
+        """Producer id -> last offset of its last batch; -1: none in its epoch."""
+        return {facts[0]: facts[3] for facts in self._producers.entries()}
 
     def expire_producers(self, before_ms: int) -> int:
         """Forget producers without open transaction that were last heard of before; how many."""

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mqcore._native.io import Io
     from mqcore._native.segment import Mapping, Segment
     from mqcore.clock import Clock
+    from mqcore.config.store import StoreConfig
     from mqcore.config.topic import TopicConfig
     from mqcore.log.checkpoints import PartitionKey
     from mqcore.log.group_commit import GroupCommit
@@ -44,6 +45,7 @@ class PartitionHost(Protocol):
 
     io: Io
     clock: Clock
+    config: StoreConfig
     layout: Layout
     open_segments: OpenSegments
     cleaned: dict[PartitionKey, int]  # up to where compaction came

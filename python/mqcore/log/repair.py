@@ -27,14 +27,17 @@ import blake3
 
 from mqcore._native.crc32c import crc32c
 from mqcore._native.io import Io
+from mqcore._native.producer_state import Producers
 from mqcore._native.segment import recover
 from mqcore.errors import MQError
 from mqcore.log import checkpoints, layout, metadata_salvage
 from mqcore.log.check_report import Lost, RepairReport
+from mqcore.log.checkpoints import SegmentState
 from mqcore.log.layout import Layout
 from mqcore.log.leader_epochs import LeaderEpochs
 from mqcore.log.lock import StoreLock
 from mqcore.log.partition_check import CheckedSegment, PartitionCheck
+from mqcore.log.producer_state import PRODUCERS_MAX, Snapshots, walk
 from mqcore.log.segment_check import BATCH_BYTES_MAX, BadRange, Bytes
 from mqcore.log.topics import METADATA_TOPIC
 from mqcore.log.verify import Progress, StoreChecker
@@ -321,6 +324,7 @@ class _Repairer:
             if layout.lstat_kind(path) == "file":
                 self._io.unlink(path)
         self._io.sync_dir(directory)
+        Snapshots(self._io, directory).drop_above(segment.base_offset)  # they know what is not there any more
         self._io.rename(temporary, segment.path)
         self._io.sync_dir(directory)
         self._report.segments_rewritten += 1
@@ -339,12 +343,18 @@ class _Repairer:
         txn = segment.path.removesuffix(layout.LOG) + layout.TXN_INDEX
         if layout.TXN_INDEX in segment.indexes and layout.lstat_kind(txn) == "file":
             self._io.unlink(txn)
+        producers = Producers(PRODUCERS_MAX)  # an abort's transaction may begin in an earlier segment
+        for before in checked.segments:
+            if before.base_offset < segment.base_offset:
+                state = SegmentState(before.base_offset, before.found.size, before.found.next_offset, -1, -1)
+                walk(self._io, checked.directory, producers, [state])
         recover(
             self._io,
             checked.directory,
             segment.base_offset,
             max_batch_bytes=BATCH_BYTES_MAX,
             allow_gaps=checked.expected.compacted,
+            producers=producers,
         )
         self._report.indexes_rebuilt += 1
 

@@ -11,6 +11,7 @@ class MaintenanceReport:
 
     sealed: int = 0  # segments
     deleted: int = 0  # segments, by retention
+    expired: int = 0  # producers that were forgotten, in all partitions
     compacted: int = 0  # partitions
     digested: int = 0  # bytes read to make seal digests
     removed: int = 0  # directories of deleted topics
