@@ -21,7 +21,6 @@ id of the process before it. Keep `last_timestamp_ms` and pass it as `not_before
 from __future__ import annotations
 
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mqcore.errors import ForkedStoreError
+from mqcore._native.snowflake import Ticks
 
 EPOCH_MS = 1_577_836_800_000
 """2020-01-01T00:00:00Z in ms since 1970."""
@@ -62,7 +61,7 @@ def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-class Snowflake:
+class Snowflake(Ticks):
     """A generator of ids. Any thread may call; a forked child must make its own, with another worker.
 
     worker: 0 .. 1,023. epoch_ms: millisecond 0, ms since 1970. ahead_ms: how far ids may run ahead of the time, at
@@ -85,58 +84,36 @@ class Snowflake:
             raise ValueError(f"worker must be 0 .. {WORKER_MAX}, not {worker}")
         if ahead_ms < 1:
             raise ValueError("ahead_ms must be at least 1")
-        self.worker = worker
-        self.epoch_ms = epoch_ms
+        super().__init__(
+            worker,
+            epoch_ms,
+            ahead_ms,
+            epoch_ms if not_before_ms is None else not_before_ms + 1,
+            wall_ms(),
+            monotonic_ms(),
+            system_clocks=wall_ms is _wall_ms and monotonic_ms is _monotonic_ms,
+        )
         self._ahead = ahead_ms
         self._wall_ms, self._monotonic_ms, self._sleep = wall_ms, monotonic_ms, sleep
-        self._lock = threading.Lock()  # guards everything below
-        self._forked = False
-        # A tick is the time and the sequence as one number: the next id is the next tick, across milliseconds too.
-        self._next = 0 if not_before_ms is None else max(0, not_before_ms + 1 - epoch_ms) * SEQUENCES
-        self._anchor_wall = wall_ms()
-        self._anchor_monotonic = monotonic_ms()
         _living.add(self)
 
     def _now(self) -> int:
         """Milliseconds since the epoch, never backwards."""
-        monotonic = self._monotonic_ms()
-        now = self._anchor_wall + monotonic - self._anchor_monotonic
-        wall = self._wall_ms()
-        if wall > now:  # never the other way: a wall clock set back is waited out by the monotonic one
-            self._anchor_wall, self._anchor_monotonic, now = wall, monotonic, wall
-        return now - self.epoch_ms
+        return self.now(self._wall_ms(), self._monotonic_ms())
 
     def _take(self, count: int) -> int:
-        """Reserve count ticks; the first. The lock is held."""
-        if self._forked:
-            raise ForkedStoreError(
-                "a forked child would repeat its parent's ids", hint="Make a Snowflake with another worker"
-            )
+        """Reserve count ticks; the first, once it may be used."""
         while True:
-            now = self._now()
-            if now < 0:
-                raise ValueError(f"the clock stands before the epoch {self.epoch_ms}")
-            first = max(self._next, now * SEQUENCES)
-            last_ms = (first + count - 1) // SEQUENCES
-            if last_ms > TIME_MS_MAX:
-                raise OverflowError("41 bits of milliseconds are used up: choose a later epoch")
-            start = first // SEQUENCES
-            if last_ms - now <= self._ahead or start <= now:
+            first, wait_ms = self.reserve(count, self._now())
+            if first >= 0:
                 # A batch longer than ahead_ms may start now; it is given out when the time has come near its end.
-                self._next = first + count
-                self._sleep_until(last_ms - self._ahead)
+                self._sleep_until((first + count - 1) // SEQUENCES - self._ahead)
                 return first
-            self._sleep((min(last_ms - self._ahead, start) - now) / 1000)
+            self._sleep(wait_ms / 1000)
 
     def _sleep_until(self, ms: int) -> None:
         while (now := self._now()) < ms:
             self._sleep((ms - now) / 1000)
-
-    def next(self) -> int:
-        """One id."""
-        with self._lock:
-            tick = self._take(1)
-        return (tick >> 12) << 22 | self.worker << 12 | tick & 4095
 
     def batch(self, count: int) -> NDArray[np.uint64]:
         """`count` ids as a uint64 array of shape (count,), rising. ValueError unless 0 <= count <= BATCH_MAX.
@@ -145,8 +122,7 @@ class Snowflake:
             raise ValueError(f"count must be 0 .. {BATCH_MAX}, not {count}")
         if count == 0:
             return np.empty(0, np.uint64)
-        with self._lock:
-            first = self._take(count)
+        first = self._take(count)
         ticks = np.arange(first, first + count, dtype=np.uint64)
         ids = ticks & np.uint64(4095)
         ids |= np.uint64(self.worker << 12)
@@ -154,12 +130,6 @@ class Snowflake:
         ticks <<= np.uint64(22)
         ids |= ticks
         return ids
-
-    @property
-    def last_timestamp_ms(self) -> int:
-        """The time in the last id, ms since 1970; what a successor with this worker needs as `not_before_ms`."""
-        with self._lock:
-            return (self._next - 1) // SEQUENCES + self.epoch_ms
 
     @overload
     def decompose(self, ids: int) -> SnowflakeParts: ...
@@ -190,8 +160,7 @@ _living: weakref.WeakSet[Snowflake] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for generator in _living:
-        generator._forked = True
-        generator._lock = threading.Lock()  # the parent's may have been held at the fork
+        generator.disown()
 
 
 os.register_at_fork(after_in_child=_after_fork)
