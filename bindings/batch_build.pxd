@@ -32,6 +32,7 @@ cdef extern from "mqcore/batch_build.h" nogil:
         MQ_COLUMN_OFFSETS32
         MQ_COLUMN_OFFSETS64
         MQ_COLUMN_ROWS
+        MQ_COLUMN_RANGES
     ctypedef struct mq_column:
         mq_column_kind kind
         const uint8_t *base

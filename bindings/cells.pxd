@@ -1,6 +1,6 @@
 # cells.pxd -- cells of Python's arrays for the core: Arrow arrays, 2-D bytes, lists. No object per value, no copy.
 # Memory: a column points into its source; whoever filled it keeps the source (capsules, buffer) as long as the column.
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDED_RO, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED_RO, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
@@ -10,7 +10,7 @@ from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 from libc.stdlib cimport atol
 
 from batch_build cimport (
-    MQ_COLUMN_NULL, MQ_COLUMN_OFFSETS32, MQ_COLUMN_OFFSETS64, MQ_COLUMN_POINTERS, MQ_COLUMN_ROWS, mq_column,
+    MQ_COLUMN_NULL, MQ_COLUMN_OFFSETS32, MQ_COLUMN_OFFSETS64, MQ_COLUMN_POINTERS, MQ_COLUMN_RANGES, MQ_COLUMN_ROWS, mq_column,
 )
 
 cdef extern from *:
@@ -111,6 +111,32 @@ cdef inline Py_ssize_t rows_column(object source, Py_buffer *view, mq_column *c)
     return view.shape[0]
 
 
+cdef inline const void *memory_of(object array) except NULL:
+    """Where a contiguous array lies. It stays there as long as the array lives, for what is read-only and never resized."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    cdef const void *at = view.buf
+    PyBuffer_Release(&view)
+    return at
+
+
+cdef inline Py_ssize_t ranges_column(tuple arrays, mq_column *c) except -1:
+    """Fill c from what `Values.to_numpy()` gave, whose ranges were checked and cannot change; return the number of cells.
+    The caller keeps the arrays. A column of nulls only is one without cells to look at."""
+    cdef Py_ssize_t i, count = len(arrays[1])
+    c.kind = MQ_COLUMN_NULL
+    if count == 0:
+        return 0
+    c.base = <const uint8_t *>memory_of(arrays[0])
+    c.offsets64 = <const int64_t *>memory_of(arrays[1])
+    c.sizes = <const int32_t *>memory_of(arrays[2])
+    for i in range(count):
+        if c.sizes[i] >= 0:
+            c.kind = MQ_COLUMN_RANGES
+            break
+    return count
+
+
 cdef inline bint gather(list items, Py_ssize_t start, Py_ssize_t count, const uint8_t **pointers,
                         int32_t *sizes) noexcept:
     """Point at items start .. start + count, each bytes or None; False where one is something else.
@@ -143,6 +169,9 @@ cdef inline mq_column column_from(const mq_column *c, Py_ssize_t start) noexcept
         moved.offsets32 = c.offsets32 + start
     elif c.kind == MQ_COLUMN_OFFSETS64:
         moved.offsets64 = c.offsets64 + start
+    elif c.kind == MQ_COLUMN_RANGES:
+        moved.offsets64 = c.offsets64 + start
+        moved.sizes = c.sizes + start
     return moved
 
 
@@ -176,4 +205,8 @@ cdef inline Py_ssize_t cells_bytes(const Cells *cells) noexcept:
         return n * cells.c.width
     if cells.c.kind == MQ_COLUMN_OFFSETS32:
         return cells.c.offsets32[n] - cells.c.offsets32[0]
+    if cells.c.kind == MQ_COLUMN_RANGES:
+        return <Py_ssize_t>(cells.c.offsets64[n - 1] - cells.c.offsets64[0])
+    if cells.c.kind == MQ_COLUMN_NULL:
+        return 0
     return <Py_ssize_t>(cells.c.offsets64[n] - cells.c.offsets64[0])

@@ -31,6 +31,8 @@ cdef inline int cell(mq_column *c, const uint8_t **bytes, int32_t *size) except 
         bytes[0], size[0] = c.pointers[0], c.sizes[0]
     elif c.kind == MQ_COLUMN_ROWS:
         bytes[0], size[0] = c.base, c.width
+    elif c.kind == MQ_COLUMN_RANGES:
+        bytes[0], size[0] = c.base + c.offsets64[0], c.sizes[0]
     elif c.kind == MQ_COLUMN_OFFSETS32:
         bytes[0], size[0] = c.base + c.offsets32[0], c.offsets32[1] - c.offsets32[0]
     else:

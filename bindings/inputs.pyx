@@ -10,9 +10,11 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from batch_build cimport MQ_COLUMN_POINTERS
 from borrow cimport HeldView
-from cells cimport Cells, arrow_column, rows_column
+from cells cimport Cells, arrow_column, ranges_column, rows_column
 
 import sysconfig
+
+from mqcore._native.columns import Values
 
 cdef bint FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -33,6 +35,9 @@ cdef class Column:
             self.items = list(source) if FREE_THREADED else source
         elif isinstance(source, (str, bytes, bytearray)):
             raise TypeError(f"one {type(source).__name__} where many values belong: use send, or a list")
+        elif type(source) is Values:
+            self.source = source.to_numpy()
+            self.cells.count = ranges_column(self.source, &self.cells.c)
         elif hasattr(source, "__arrow_c_array__"):
             self.source = source.__arrow_c_array__()
             self.cells.count = arrow_column(self.source, &self.cells.c)

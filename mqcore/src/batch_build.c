@@ -107,6 +107,10 @@ static inline __attribute__((always_inline)) bool cell(const mq_column *c, mq_co
         *bytes = c->base + (ptrdiff_t)i * c->stride;
         *size = c->width;
         return true;
+    case MQ_COLUMN_RANGES:
+        *bytes = c->base + c->offsets64[i];
+        *size = c->sizes[i];
+        return true;
     case MQ_COLUMN_NULL:
     default:
         *bytes = NULL;
@@ -246,6 +250,7 @@ size_t mq_chunk_put_rows(mq_chunk *c, const mq_rows *rows, size_t first, size_t 
     case MQ_COLUMN_OFFSETS32: return put_rows(c, rows, MQ_COLUMN_NULL, MQ_COLUMN_OFFSETS32, first, end, status);
     case MQ_COLUMN_OFFSETS64: return put_rows(c, rows, MQ_COLUMN_NULL, MQ_COLUMN_OFFSETS64, first, end, status);
     case MQ_COLUMN_ROWS: return put_rows(c, rows, MQ_COLUMN_NULL, MQ_COLUMN_ROWS, first, end, status);
+    case MQ_COLUMN_RANGES: return put_rows(c, rows, MQ_COLUMN_NULL, MQ_COLUMN_RANGES, first, end, status);
     case MQ_COLUMN_NULL:
     default: return put_rows(c, rows, MQ_COLUMN_NULL, MQ_COLUMN_NULL, first, end, status);
     }

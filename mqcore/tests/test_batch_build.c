@@ -156,21 +156,22 @@ static void test_every_kind_of_column_writes_the_same(void)
     const uint8_t *pointers[4] = {base, base + 2, base + 4, base + 6};
     const int32_t sizes[4] = {2, 2, 2, 2}, offsets32[5] = {0, 2, 4, 6, 8};
     const int64_t offsets64[5] = {0, 2, 4, 6, 8};
-    const mq_column columns[4] = {
+    const mq_column columns[5] = {
         {.kind = MQ_COLUMN_POINTERS, .pointers = pointers, .sizes = sizes},
         {.kind = MQ_COLUMN_OFFSETS32, .base = base, .offsets32 = offsets32},
         {.kind = MQ_COLUMN_OFFSETS64, .base = base, .offsets64 = offsets64},
         {.kind = MQ_COLUMN_ROWS, .base = base, .stride = 2, .width = 2},
+        {.kind = MQ_COLUMN_RANGES, .base = base, .offsets64 = offsets64, .sizes = sizes},
     };
     uint8_t expected[200] = {0};
     for (int keyed = 0; keyed < 2; keyed++)
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 5; i++) {
             uint8_t room[200] = {0};
             mq_chunk c;
             mq_chunk_init(&c, room, sizeof room, 200, 200);
             mq_rows rows = {.values = columns[i], .timestamp = 5};
             if (keyed)
-                rows.keys = columns[3 - i];
+                rows.keys = columns[4 - i];
             mq_status status;
             CHECK(mq_chunk_put_rows(&c, &rows, 0, 4, &status) == 4 && status == MQ_OK);
             mq_chunk_seal(&c);

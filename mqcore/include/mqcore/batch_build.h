@@ -135,7 +135,8 @@ typedef enum mq_column_kind {
     MQ_COLUMN_POINTERS,  /* cell i: pointers[i], sizes[i] bytes (-1 null) */
     MQ_COLUMN_OFFSETS32, /* cell i: base[offsets[i] .. offsets[i + 1]) (Arrow Binary) */
     MQ_COLUMN_OFFSETS64, /* the same with int64 offsets (Arrow LargeBinary) */
-    MQ_COLUMN_ROWS       /* cell i: width bytes at base + i * stride (2-D array, Arrow FixedSizeBinary) */
+    MQ_COLUMN_ROWS,      /* cell i: width bytes at base + i * stride (2-D array, Arrow FixedSizeBinary) */
+    MQ_COLUMN_RANGES     /* cell i: sizes[i] bytes (-1 null) at base + offsets64[i] (what mq_run_columns finds) */
 } mq_column_kind;
 
 typedef struct mq_column {

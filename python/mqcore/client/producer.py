@@ -203,7 +203,8 @@ class Producer(Dispatcher):
         """Send many records with one call; return one delivery for all of them.
 
         values: list of bytes-like and None (a tombstone), 2-D uint8 array (a row a value), or Arrow array of binary,
-        large_binary, fixed-size binary or string, chunked too; copied before the call returns, and never twice.
+        large_binary, fixed-size binary or string, chunked too, or what a consumer read (batch.values); copied before the
+            call returns, and never twice.
         keys: the same shapes, as many; None: no keys. timestamps: ms since 1970, one for all or an array of int64;
         None: now. headers: for each record its headers or None. partition: for all records; None: by key, or the
         sticky partition, which changes whenever a chunk is full.
