@@ -15,7 +15,9 @@ from mqcore.cli.stores import json_option
 # suite -> faults of a full run; each is mqcore.torture.<name with _>.run(seed, faults, progress, …) -> Report.
 SUITES = {
     "kill": 1000,
+    "kill-eos": 2000,
     "power": 12_000,
+    "power-eos": 6000,
     "io-errors": 3000,
     "bit-flips": 200_000,
     "oom": 500,

@@ -108,6 +108,15 @@ __attribute__((constructor)) static void start(void)
         trace_fd = (int)syscall(SYS_openat, AT_FDCWD, f, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 }
 
+/* In a process that is already running (a forked worker): die at the n-th call from now on files below `where`. */
+static uint64_t calls; /* write-family calls so far */
+__attribute__((visibility("default"))) void mqtrace_kill(const char *where, uint64_t n)
+{
+    snprintf(root, sizeof root, "%s", where);
+    root_length = strlen(root);
+    kill_at = n > 0 ? calls + n : 0;
+}
+
 static void put(const void *bytes, size_t size)
 {
     const char *p = bytes;
@@ -184,7 +193,6 @@ static uint64_t stand(void)
     return n;
 }
 
-static uint64_t calls; /* write-family calls so far, only for MQTRACE_KILL */
 
 /* Called before (after == 0) and after each call: dies at the n-th. */
 static uint64_t count_call(void)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from pathlib import Path
 
 from mqcore.torture import buffers, clock, fork_threads, planted, power, probes, rebalance_storm
 from mqcore.torture.attack import environment, workplace
-from mqcore.torture.crashfs import Op
 from mqcore.torture.ledger import Found
 from mqcore.torture.report import Report
 
@@ -29,16 +27,8 @@ _TIMEOUT_S = 300
 def _power(seed: int) -> Report:
     """Some hundred crash states of a short workload: with what was not synced lost, kept, or partly so."""
     report = Report("power", seed)
-    report.notes["states_checked"] = 0
-    rng = random.Random(seed)
     with workplace() as place:
-        calls, root = power.record_run(place, seed, _POWER_STEPS, "fsync")
-        report.acked = power._acked(calls)
-        numbers = [number for number, call in enumerate(calls) if call.op is not Op.MARK]
-        chosen: dict[int, list[str]] = {}
-        for number in rng.sample(numbers, min(len(numbers), _POWER_STATES)):
-            chosen[number] = [rng.choice(("m1", "m1", "m4", "m5", "m6"))]
-        power._attack(report, place, calls, root, chosen, lambda _: None)
+        power.sample(report, place, _POWER_STEPS, _POWER_STATES, ("m1", "m1", "m4", "m5", "m6"))
     return report
 
 

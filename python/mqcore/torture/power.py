@@ -12,13 +12,14 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mqcore.torture.attack import build_recorder, environment, open_and_check, worker_command, workplace
 from mqcore.torture.crashfs import MODELS, Call, Disk, Image, Op, materialise, read_trace
-from mqcore.torture.ledger import Ledger
+from mqcore.torture.ledger import Found, Ledger
 from mqcore.torture.report import Report
 
 WORKERS = max(1, min(4, os.cpu_count() or 1))
@@ -27,14 +28,33 @@ _STEPS, _MORE_STEPS = 24, 8  # of that workload, and how many more while it is t
 _LONG_CALLS = 150
 
 
-def record_run(place: Path, seed: int, calls: int, durability: str) -> tuple[list[Call], str]:
+Opened = Callable[..., Found]  # (path, ledger, report, durability=, lossless=, go_on=): see attack.open_and_check
+
+
+class Subject(NamedTuple):
+    """What runs under the recorder, and how its stores are judged. command: (store, record, seed, calls, durability) ->
+    argv; ledger: makes one that takes add_lines, and has acked_count and promise; check: see Opened."""
+
+    command: Callable[[Path, Path, int, int, str], list[str]]
+    ledger: Callable[[], Any]
+    check: Opened
+
+
+def _log_command(store: Path, record: Path, seed: int, calls: int, durability: str) -> list[str]:
+    return worker_command(store, record, seed=seed, calls=calls, durability=durability, reopen_every=calls // 2 + 1)
+
+
+LOG = Subject(_log_command, Ledger, open_and_check)
+
+
+def record_run(place: Path, seed: int, calls: int, durability: str, subject: Subject = LOG) -> tuple[list[Call], str]:
     """Run a worker under the recorder; return its trace and the root of its paths."""
     library, store = build_recorder(place), place / f"live-{seed}" / "store"
     store.parent.mkdir()
     record, trace = place / f"record-{seed}", place / f"trace-{seed}"
     record.write_bytes(b"")
     result = subprocess.run(
-        worker_command(store, record, seed=seed, calls=calls, durability=durability, reopen_every=calls // 2 + 1),
+        subject.command(store, record, seed, calls, durability),
         env=environment(
             LD_PRELOAD=str(library), MQTRACE_ROOT=str(store.parent), MQTRACE_FILE=str(trace), MQTRACE_MARK=str(record)
         ),
@@ -49,10 +69,10 @@ def record_run(place: Path, seed: int, calls: int, durability: str) -> tuple[lis
 
 
 def _states(
-    calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]]
-) -> Iterator[tuple[int, str, Image, Ledger]]:
+    calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]], subject: Subject
+) -> Iterator[tuple[int, str, Image, Any]]:
     """Crash states after the chosen calls under the chosen models, with the record as it stood then."""
-    disk, ledger, told = Disk(root), Ledger(), b""
+    disk, ledger, told = Disk(root), subject.ledger(), b""
     for number, call in enumerate(calls):
         disk.feed(call)
         if call.op is Op.MARK:
@@ -64,13 +84,14 @@ def _states(
 
 
 def _check_states(
-    calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]], place: Path, durability: str, out: Connection
-) -> None:
+    calls: list[Call], root: str, seed: int, chosen: dict[int, list[str]], place: Path, durability: str,
+    subject: Subject, out: Connection,
+) -> None:  # fmt: skip
     """One worker's share; a line before each state, so that a state that kills the process is known by name."""
     report = Report("power", seed, durability=durability)
     seen, lossless = set(), durability == "fsync"
-    for number, model, image, ledger in _states(calls, root, seed, chosen):
-        key = _key(image), ledger.acked_count, len(ledger.topics), len(ledger.deleted)
+    for number, model, image, ledger in _states(calls, root, seed, chosen, subject):
+        key = _key(image), ledger.promise
         out.send(("state", f"call {number} {model}"))
         if key in seen:
             continue  # the same disk under the same promises
@@ -81,7 +102,7 @@ def _check_states(
         if not (target / "store").exists():
             found = [("I1", "the store is gone")] if lossless and ledger.acked_count else []
         else:
-            found = open_and_check(
+            found = subject.check(
                 target / "store", ledger, report, durability=durability, lossless=lossless, go_on=number % 5 == 0
             )
         for invariant, sentence in found:
@@ -98,7 +119,7 @@ def _key(image: Image) -> bytes:
 
 
 def _attack(report: Report, place: Path, calls: list[Call], root: str, chosen: dict[int, list[str]],
-            progress: Callable[[int], None]) -> None:  # fmt: skip
+            progress: Callable[[int], None], subject: Subject = LOG) -> None:  # fmt: skip
     """Share the states among processes and collect what they find."""
     running = []
     for index in range(WORKERS):
@@ -107,7 +128,7 @@ def _attack(report: Report, place: Path, calls: list[Call], root: str, chosen: d
         folder = place / f"worker-{index}"
         folder.mkdir(exist_ok=True)
         process = multiprocessing.get_context("fork").Process(
-            target=_check_states, args=(calls, root, report.seed, share, folder, report.durability, theirs)
+            target=_check_states, args=(calls, root, report.seed, share, folder, report.durability, subject, theirs)
         )
         process.start()
         theirs.close()
@@ -136,31 +157,59 @@ def _attack(report: Report, place: Path, calls: list[Call], root: str, chosen: d
 def run(seed: int, faults: int, progress: Callable[[int], None] = lambda _: None, durability: str = "fsync") -> Report:
     """Every call of the first workload under every model; then random states of longer ones until `faults` is reached."""
     report = Report("power", seed, durability=durability, faults_wanted=faults)
-    rng = random.Random(seed)
     with workplace() as place:
-        steps, system_calls = _STEPS, 0
-        while system_calls < _SYSTEM_CALLS_MIN:
-            calls, root = record_run(place, seed, steps, durability)
-            system_calls = sum(call.op is not Op.MARK for call in calls)
-            steps += _MORE_STEPS
-        report.notes |= {"system_calls": system_calls, "states_checked": 0}
-        report.acked += _acked(calls)
-        every = {n: list(MODELS) for n, call in enumerate(calls) if call.op is not Op.MARK}
-        _attack(report, place, calls, root, every, progress)
-        step = 1
-        while report.faults_injected["power"] < faults and not report.violations:
-            calls, root = record_run(place, seed + step, _LONG_CALLS, durability)
-            report.acked += _acked(calls)
-            left = min(faults - report.faults_injected["power"], 4000)
-            chosen: dict[int, list[str]] = {}
-            for _ in range(left):
-                chosen.setdefault(rng.randrange(len(calls)), []).append(rng.choice(MODELS))
-            _attack(report, place, calls, root, chosen, progress)
-            step += 1
+        attack(report, place, progress)
     return report
 
 
-def _acked(calls: list[Call]) -> int:
-    ledger = Ledger()
+def attack(report: Report, place: Path, progress: Callable[[int], None], subject: Subject = LOG) -> None:
+    """See run; of any subject, until the report has the faults it wants."""
+    seed, faults, durability = report.seed, report.faults_wanted, report.durability
+    rng = random.Random(seed)
+    steps, system_calls = _STEPS, 0
+    while system_calls < _SYSTEM_CALLS_MIN:
+        calls, root = record_run(place, seed, steps, durability, subject)
+        system_calls = sum(call.op is not Op.MARK for call in calls)
+        steps += _MORE_STEPS
+    report.notes |= {"system_calls": system_calls, "states_checked": 0}
+    report.acked += _acked(calls, subject)
+    every = {n: list(MODELS) for n, call in enumerate(calls) if call.op is not Op.MARK}
+    _attack(report, place, calls, root, every, progress, subject)
+    step = 1
+    while report.faults_injected["power"] < faults and not report.violations:
+        calls, root = record_run(place, seed + step, _LONG_CALLS, durability, subject)
+        report.acked += _acked(calls, subject)
+        left = min(faults - report.faults_injected["power"], 4000)
+        chosen: dict[int, list[str]] = {}
+        for _ in range(left):
+            chosen.setdefault(rng.randrange(len(calls)), []).append(rng.choice(MODELS))
+        _attack(report, place, calls, root, chosen, progress, subject)
+        step += 1
+
+
+def sample(
+    report: Report,
+    place: Path,
+    steps: int,
+    states: int,
+    models: Sequence[str] = MODELS,
+    progress: Callable[[int], None] = lambda _: None,
+    subject: Subject = LOG,
+) -> None:
+    """So many states of one workload of `steps` steps, at random calls, each under one of `models` at random."""
+    report.notes.setdefault("states_checked", 0)
+    rng = random.Random(report.seed)
+    calls, root = record_run(place, report.seed, steps, report.durability, subject)
+    report.acked += _acked(calls, subject)
+    numbers = [number for number, call in enumerate(calls) if call.op is not Op.MARK]
+    chosen: dict[int, list[str]] = {}
+    for number in rng.sample(numbers, min(len(numbers), states)):
+        chosen[number] = [rng.choice(models)]
+    _attack(report, place, calls, root, chosen, progress, subject)
+
+
+def _acked(calls: list[Call], subject: Subject = LOG) -> int:
+    ledger = subject.ledger()
     ledger.add_lines(b"".join(call.data for call in calls if call.op is Op.MARK))
-    return ledger.acked_count
+    acked: int = ledger.acked_count
+    return acked
