@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mqcore.torture import buffers, clock, fork_threads, planted, power, probes, rebalance_storm
+from mqcore.torture import buffers, clock, fork_threads, planted, power, probes, rebalance_storm, txn_power
 from mqcore.torture.attack import environment, workplace
 from mqcore.torture.ledger import Found
 from mqcore.torture.report import Report
@@ -45,6 +45,8 @@ def _probe(probe: Callable[[Path], Found]) -> Callable[[int], Report]:
 
 ATTACKS: dict[str, Callable[[int], Report]] = {
     "power": _power,
+    "txn-power": lambda seed: txn_power.run(seed, 1200, transactions=20),
+    "txn-kill": lambda seed: txn_power.run(seed, 1200, durability="os", transactions=20),
     "clock": lambda seed: clock.run(seed, 30),
     "buffers": lambda seed: buffers.run(seed, 800),
     "fork-threads": lambda seed: fork_threads.run(seed, 3, operations=6400, exits=False),
@@ -64,6 +66,11 @@ CAUGHT_BY: dict[str, str] = {
     "ring_freed_before_the_flush": "power",
     "clean_shutdown_kept_while_writing": "power",
     "torn_tail_not_cut": "power",
+    "prepare_before_data": "txn-kill",
+    "marker_believed_without_its_decision": "txn-power",
+    "decision_believed_without_proof": "txn-power",
+    "decisions_synced_in_place": "txn-power",
+    "open_transactions_left_open": "txn-power",
     "read_above_the_durable_mark": "buffers",
     "buffer_not_copied": "buffers",
     "bad_batch_skipped_in_silence": "flipped-byte",

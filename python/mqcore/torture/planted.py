@@ -225,6 +225,57 @@ def generation_ignored() -> None:
     _patch(ClassicGroup, "_check_generation", lambda _: lambda self, member_id, generation: None)
 
 
+# -- transactions -------------------------------------------------------------------------------------------------------
+
+
+def prepare_before_data() -> None:
+    from mqcore.client.transaction import Transaction
+    from mqcore.transactions import states
+
+    def make(commit: Any) -> Any:
+        def decided_first(self: Any) -> None:
+            tx, coordinator = self._open, self._broker.transactions
+            for sink in self._sender.open_sinks:
+                tx.logs[self._sender._open_log(sink.topic.name, sink.partition)] = None
+            record = states.prepare(tx.state, (), tx.state.updated_ms, commit=True)
+            coordinator._log.append(tx.entry.log, tx.entry.key, record, tx.entry.partitions(tx.logs))
+            commit(self)
+
+        return decided_first
+
+    _patch(Transaction, "commit", make)
+
+
+def marker_believed_without_its_decision() -> None:
+    from mqcore.log.recovery import PartitionRecovery
+
+    _patch(PartitionRecovery, "_first_unfounded", lambda _: lambda self, found: None)
+
+
+def decision_believed_without_proof() -> None:
+    from mqcore.log.recovery import PartitionRecovery
+
+    def make(init: Any) -> Any:
+        def believing(self: Any, *args: Any, **options: Any) -> None:
+            init(self, *args, **{**options, "only_proven": False})
+
+        return believing
+
+    _patch(PartitionRecovery, "__init__", make)
+
+
+def decisions_synced_in_place() -> None:
+    from mqcore.log.group_commit import GroupCommit
+
+    _patch(GroupCommit, "submit", lambda submit: lambda self, *args, ordered=False: submit(self, *args))
+
+
+def open_transactions_left_open() -> None:
+    from mqcore.transactions import recovery
+
+    _patch(recovery, "_undecided", lambda _: lambda store: {})
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -232,6 +283,8 @@ PLANTED: dict[str, Callable[[], None]] = {
         read_above_the_durable_mark, journal_not_replayed, ring_freed_before_the_flush,
         clean_shutdown_kept_while_writing, torn_tail_not_cut, bad_batch_skipped_in_silence, checksum_not_checked,
         view_ahead_believed, proven_offsets_given_again, buffer_not_copied,
+        prepare_before_data, marker_believed_without_its_decision, decision_believed_without_proof,
+        decisions_synced_in_place, open_transactions_left_open,
         retention_believes_the_clock, ids_go_by_the_wall_clock, lock_not_taken, child_is_not_told,
         generation_ignored,
     )
