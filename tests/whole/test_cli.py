@@ -182,7 +182,19 @@ def test_demo_on_small_inputs(tmp_path: Path, kind: str) -> None:
             archive.writestr("events.csv", table)
     else:
         source.write_text(table if kind == "csv" else "".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ("demo", "--input", source, "--key", "user", "--partitions", "5", "--store", tmp_path / "s")
+    arguments = (
+        "demo",
+        "--input",
+        source,
+        "--key",
+        "user",
+        "--partitions",
+        "5",
+        "--kills",
+        "0",
+        "--store",
+        tmp_path / "s",
+    )
     (facts,) = mqcore(*arguments)
     assert (facts["events"], facts["keys"], facts["partitions"]) == (300, 7, 5)
     assert facts["count_equal"] is facts["order_per_key_equal"] is facts["digests_equal"] is True

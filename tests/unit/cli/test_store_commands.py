@@ -159,7 +159,19 @@ def test_demo_on_a_file(store_path: Path, tmp_path: Path) -> None:
     source = tmp_path / "events.csv"
     rows = ["tailnum,n,time_hour", *(f"N{n % 7 if n % 11 else ''},{n},2013-01-01T05:00:00Z" for n in range(500))]
     source.write_text("\n".join(rows) + "\n")
-    arguments = ("demo", "--input", str(source), "--key", "tailnum", "--partitions", "4", "--group", "50")
+    arguments = (
+        "demo",
+        "--input",
+        str(source),
+        "--key",
+        "tailnum",
+        "--partitions",
+        "4",
+        "--group",
+        "50",
+        "--kills",
+        "0",
+    )
     (first,) = run(*arguments, store=store_path)
     assert (first["events"], first["partitions"], first["digests_equal"]) == (500, 4, True)
     (second,) = run(*arguments, store=store_path)
