@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from mqcore.cli.torture import SUITES
 from tests.architecture.project import ROOT
 
 PAGE = ROOT / "docs" / "how-it-is-tested.md"
+GUARANTEES = ROOT / "docs" / "guarantees.md"
 IDS = {
     *(f"R{number}" for number in (1, 2, 3, 4, 5, 7, 9, 10, 11, 12, 13, 14)),
     *(f"I{number}" for number in (1, 2, 3, 4, 5, 10, 11, 12, 16, 21, 22)),
@@ -58,12 +60,20 @@ def names_in(file: str) -> set[str]:
     return {name for name in names if name.startswith(("test_", "Test"))}
 
 
-def test_every_named_test_and_suite_exists() -> None:
-    assert missing(PAGE.read_text()) == []
+@pytest.mark.parametrize("page", [PAGE, GUARANTEES], ids=lambda page: page.stem)
+def test_every_named_test_and_suite_exists(page: Path) -> None:
+    assert missing(page.read_text()) == []
 
 
 def test_every_row_names_a_test() -> None:
     assert [row for row in rows(PAGE.read_text()) if not _NAMED.search(row)] == []
+
+
+def test_every_guarantee_names_its_proof() -> None:
+    text = GUARANTEES.read_text()
+    promises = rows(text[: text.index("## Choosing")])
+    assert len(promises) > 20
+    assert [row for row in promises if not _NAMED.search(row)] == []
 
 
 def test_every_promise_has_a_row() -> None:
