@@ -5,7 +5,8 @@ crashes.attack(my_processor, feed=..., check=...)    # faults at every step of a
 mqcore eos-check data/ --source in --sink out -- python my_worker.py    # the same checker for a whole process
 """
 
+from mqcore.testing import crashes
 from mqcore.testing.clock import DrivenClock
 from mqcore.testing.stores import open_store
 
-__all__ = ["DrivenClock", "open_store"]
+__all__ = ["DrivenClock", "crashes", "open_store"]
