@@ -1,8 +1,9 @@
 """What a disk may hold after a power loss: a trace of file-system calls replayed into every kind of crash state.
 
 The model is stricter than ext4 on purpose (POSIX promises no more), so that what survives here survives elsewhere:
-    1. A write, truncation or O_DSYNC-less append is durable only when a later fsync/fdatasync of that file, or a syncfs,
-       began after it; without one it may be kept, lost, torn at a sector, or leave zeros behind a grown length.
+    1. A write or truncation is durable only when a later fsync/fdatasync of that file, or a syncfs, began after it, or
+       when a write with O_DSYNC has returned; until then it may be kept, lost, torn at a sector, or leave zeros behind a
+       grown length.
     2. A created, renamed or removed name is durable only when its directory (for a rename: one of the two) was synced.
        fsync of a file does not make its name durable.
     3. A rename is atomic: both names change or neither.
@@ -123,10 +124,14 @@ class Disk:
         self._names: dict[str, _File] = dict(self._durable_names)  # what the running process sees
         self._pending_names: list[_Names] = []
         self._number = 0
+        self._syncing: _File | None = None  # the call before was a write to it that syncs
         self.marks: list[bytes] = []
 
     def feed(self, call: Call) -> None:
-        """Apply one call of the trace."""
+        """Apply one call of the trace. A write that syncs is durable from the next call on: a crash may fall into it."""
+        if self._syncing is not None:
+            self._make_durable(self._syncing, self._number)
+            self._syncing = None
         handler = getattr(self, f"_on_{call.op.name.lower()}")
         handler(call)
         self._number += 1
@@ -153,11 +158,9 @@ class Disk:
         file = self._names.get(call.path)
         if file is None:  # written after its name was removed: nobody can see it after a crash
             return
+        file.pending.append(_Change(self._number, call.a, call.data))
         if call.flags & FLAG_DSYNC:
-            self._make_durable(file, self._number)
-            _apply(file.durable, _Change(self._number, call.a, call.data))
-        else:
-            file.pending.append(_Change(self._number, call.a, call.data))
+            self._syncing = file
 
     def _on_truncate(self, call: Call) -> None:
         file = self._names.get(call.path)
