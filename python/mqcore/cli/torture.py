@@ -24,6 +24,9 @@ SUITES = {
     "fork-threads": 21,
     "clock": 200,
     "buffers": 10_000,
+    "zombies": 10_000,
+    "hanging": 500,
+    "ids": 100_000,
     "rebalance-storm": 2000,
     "mutants": 19,
     "soak": 100_000_000,  # records
