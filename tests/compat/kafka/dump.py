@@ -63,6 +63,11 @@ def dump_indexes(files: Iterable[Path], *, sanity: bool = False) -> Dump:
     return _run(files, "--index-sanity-check" if sanity else "--verify-index-only")
 
 
+def dump_with(files: Iterable[Path], decoder: str) -> Dump:
+    """Records of an internal topic, read by one of the tool's decoders."""
+    return _run(files, decoder)
+
+
 def dump_raw(files: Iterable[Path]) -> Dump:
     """Print files without options: entries of indexes."""
     return _run(files)
