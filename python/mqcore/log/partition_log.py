@@ -421,7 +421,8 @@ class PartitionLog(RemovablePartition):
             return self.recovery_point
         active = entries[-1]
         # What is appended after this line may or may not be covered: only what came before is claimed.
-        target = active.next_offset
+        # Under fsync no more than what readers see: a decision is proven only by its round (group_commit.py, invariant 5).
+        target = active.next_offset if self._group is None else self._offsets.high_watermark
         if synced:
             if active.is_open and active.segment().failed:
                 raise StorageError("a sync failed before, and a later one proves nothing", path=self.directory)

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 
 _NOWHERE = encode_partitions(())
+_TOMBSTONES = 1000  # in one batch
+_PATIENCE_S = 0.1
+EXPIRY_S = 3600.0  # between two looks for ids to forget (Kafka's transaction.remove.expired... interval)
 
 
 class TransactionalId:
@@ -88,6 +91,8 @@ class Coordinator:
         self.running: dict[OpenTransaction, None] = {}
         self._unapplied: list[OpenTransaction] = []  # committed; an interrupt kept their participants from hearing
         self._timer = Timer(self)
+        self._expired_s = self._clock.monotonic_s()
+        store.housekeeper.guests.append(self._maintain)
         self._closed = False
 
     # -- ids --------------------------------------------------------------------------------------------------------
@@ -383,6 +388,52 @@ class Coordinator:
         """Stop the thread; what is open stays so."""
         self._closed = True
         self._timer.stop()
+
+    def _maintain(self, _: object) -> None:
+        """A pass of the store's maintenance: now and then look for ids to forget."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._expired_s >= EXPIRY_S:
+            self._expired_s = now_s
+            self.expire(self._store.retention_clock.now_ms() - self._store.config.transactional_id_expiration_ms)
+
+    def expire(self, before_ms: int) -> int:
+        """Forget the ids without a transaction since before_ms (ms): tombstones, in memory too; how many."""
+        expired = 0
+        for log in self._log.logs():
+            evictions = self._evictions
+            found = transaction_log.read(log)
+            old = [name for name, state in found.items() if states.is_idle(state) and state.updated_ms < before_ms]
+            for start in range(0, len(old), _TOMBSTONES):
+                # Nobody decides meanwhile. Not waited for: maintenance holds locks that a commit may need.
+                if not self._decisions.acquire(timeout=_PATIENCE_S):
+                    return expired
+                try:
+                    self._resolve()
+                    gone = self._forget(old[start : start + _TOMBSTONES], before_ms, evictions)
+                    if gone:
+                        self._log.forget(log, [encode_key(name) for name in gone], self._clock.wall_ms())
+                finally:
+                    self._decisions.release()
+                expired += len(gone)
+        return expired
+
+    def _forget(self, names: list[str], before_ms: int, evictions: int) -> list[str]:
+        """Drop ids from memory; those of `names` that were not used since their record was read."""
+        gone = []
+        with self._table:
+            if self._evictions != evictions:
+                return []  # one that was used since may have fallen out of memory again: the next time
+            for name in names:
+                entry = self._ids.get(name)
+                if entry is not None:
+                    if entry.running is not None or entry.state.updated_ms >= before_ms:
+                        continue
+                    if not entry.lock.acquire(blocking=False):
+                        continue  # a transaction of it begins
+                    del self._ids[name]
+                    entry.lock.release()
+                gone.append(name)
+        return gone
 
     def close(self) -> None:
         """Abort what is open; their handles get StoreClosedError. The store is closed next."""

@@ -23,6 +23,8 @@ from mqcore.transactions import markers, states
 from mqcore.transactions.log import TransactionLog
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from mqcore.log.manager import LogStore
     from mqcore.log.partition_log import PartitionLog
 
@@ -38,18 +40,31 @@ class Left(NamedTuple):
 def recover(store: LogStore) -> tuple[int, int]:
     """Complete and abort; how many of each. Raises StorageError, CorruptBatchError, StoreFormatError."""
     log = TransactionLog(store)
-    ids = [Left(name, each, state) for each in log.logs() for name, state in transaction_log.read(each).items()]
+    ids = last_records(store)
     completed = [left for left in ids if left.state.status.is_decided]
     for left in completed:
         _complete(store, log, left)
-    last = {left.state.producer_id: left for left in ids}
-    aborted = 0
-    for producer_id, (epoch, where) in _undecided(store).items():
-        _abort(store, log, last.get(producer_id), producer_id, epoch, where)
-        aborted += 1
+    aborted = abort_undecided(store, ids)
     if completed or aborted:
         _make_durable(store)
     return len(completed), aborted
+
+
+def abort_undecided(store: LogStore, ids: list[Left], only: Container[int] | None = None) -> int:
+    """Abort what is open in any partition (of these producer ids); how many. Nobody runs transactions meanwhile."""
+    log, aborted = TransactionLog(store), 0
+    last = {left.state.producer_id: left for left in ids}
+    for producer_id, (epoch, where) in _undecided(store).items():
+        if only is None or producer_id in only:
+            _abort(store, log, last.get(producer_id), producer_id, epoch, where)
+            aborted += 1
+    return aborted
+
+
+def last_records(store: LogStore) -> list[Left]:
+    """Every id that the log of decisions knows."""
+    logs = TransactionLog(store).logs()
+    return [Left(name, log, state) for log in logs for name, state in transaction_log.read(log).items()]
 
 
 def _complete(store: LogStore, log: TransactionLog, left: Left) -> None:
@@ -73,7 +88,8 @@ def _complete(store: LogStore, log: TransactionLog, left: Left) -> None:
 def _undecided(store: LogStore) -> dict[int, tuple[int, list[PartitionLog]]]:
     """{producer id: (its epoch, where it has a transaction open)}."""
     found: dict[int, tuple[int, list[PartitionLog]]] = {}
-    for log in store.partitions.logs():
+    held_back = [key for key, state in store.partitions.states() if state.stable_end < state.log_end]
+    for log in [store.partition(*key) for key in held_back]:
         for producer_id, open_one in log.open_transactions().items():
             epoch, where = found.get(producer_id, (0, []))
             found[producer_id] = max(epoch, open_one.epoch), [*where, log]

@@ -45,7 +45,7 @@ def test_a_partition_with_committed_and_aborted_transactions(store_path: Path) -
     dump = dump_logs(logs(store_path, "t-0"))
     assert dump.complaints == []
     assert [record.payload for record in dump.records if not record.is_control] == ["one"] * 3 + ["gone", "two"]
-    assert [kind for kind in re.findall(r"endTxnMarker: (\w+)", dump.text)] == ["COMMIT", "ABORT", "COMMIT"]
+    assert re.findall(r"endTxnMarker: (\w+)", dump.text) == ["COMMIT", "ABORT", "COMMIT"]
     assert "isTransactional: true" in dump.text
     indexes = sorted((store_path / "topics" / "t-0").glob("*index"))
     assert dump_indexes(indexes).complaints == []
