@@ -180,7 +180,7 @@ cdef class Topic:
         free(self.open)
         free(self.before)
 
-    cdef Sink sink(self, int32_t partition):
+    cpdef Sink sink(self, int32_t partition):
         cdef Sink sink = <Sink>PyList_GET_ITEM(self.sinks, partition)
         if sink is None:
             sink = Sink.__new__(Sink)

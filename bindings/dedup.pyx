@@ -6,21 +6,18 @@ runs without it: then `busy` is set and every other call waits at `gate`. `busy`
 and a call that found it unset cannot be overtaken before it returns.
 """
 cimport cython
-from cpython.buffer cimport PyBUF_CONTIG_RO, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 
 from borrow cimport Borrowed, borrow, give_back
 from dedup_core cimport *
-from status cimport MQ_EFULL, MQ_OK, mq_error, mq_status, raise_status
+from dedup_inputs cimport *
+from status cimport MQ_OK, mq_error, mq_status, raise_status
 
 import os
 from threading import Lock
 
 import numpy as np
-
-from mqcore.errors import WindowFullError
 
 cdef enum:
     GIL_IDS = 8192
@@ -30,21 +27,6 @@ cdef object empty = np.empty
 cdef object bool_type = np.dtype(np.bool_)
 cdef object int64_type = np.dtype(np.int64)
 _STATES = ("new", "duplicate", "pending")
-
-
-cdef int raise_full(mq_status status, mq_error *err, size_t done, size_t max_bytes) except -1:
-    if status == MQ_EFULL:
-        raise WindowFullError((<bytes>err.what).decode(), hint="Expire ids, or give the window more memory",
-                              done=done, max_bytes=max_bytes)
-    raise_status(status, err)
-
-
-cdef object taken(uint8_t *bytes, size_t size):
-    """A bytes object of malloc'd bytes, which are freed."""
-    try:
-        return PyBytes_FromStringAndSize(<char *>bytes, <Py_ssize_t>size)
-    finally:
-        free(bytes)
 
 
 cdef object answers_for(size_t count, uint8_t **bytes):
@@ -64,18 +46,6 @@ cdef object array_for(size_t count, object dtype, uint8_t **bytes):
     bytes[0] = <uint8_t *>view.buf
     PyBuffer_Release(&view)
     return answers
-
-
-cdef int borrow_ids(object ids, Py_buffer *view) except -1:
-    """A contiguous buffer of 8-byte integers; PyBuffer_Release(view) must follow."""
-    PyObject_GetBuffer(ids, view, PyBUF_CONTIG_RO | PyBUF_FORMAT)
-    cdef const char *format = view.format
-    if format != NULL and (format[0] == c"<" or format[0] == c"="):
-        format += 1
-    if view.itemsize != 8 or format == NULL or format[0] not in b"QLql":
-        PyBuffer_Release(view)
-        raise TypeError("ids must be a contiguous buffer of 64-bit integers, such as a numpy uint64 array")
-    return 0
 
 
 cdef class _Gate:
@@ -219,6 +189,39 @@ cdef class Dedup(_Gate):
         return seen != MQ_SEEN_NEW
 
     @cython.critical_section
+    def add_pending_many(self, uint64_t tag, ids, int64_t base_offset, /) -> None:
+        cdef Py_buffer view
+        cdef mq_error err
+        cdef mq_seen seen
+        cdef mq_status status = MQ_OK
+        cdef size_t i = 0
+        self.enter()
+        borrow_ids(ids, &view)
+        while status == MQ_OK and i < <size_t>view.len // 8:
+            status = mq_dedup_add_pending(self._d, tag, (<const uint64_t *>view.buf)[i], base_offset + <int64_t>i,
+                                          &seen, &err)
+            i += status == MQ_OK
+        PyBuffer_Release(&view)
+        if status != MQ_OK:
+            raise_full(status, &err, i, self._max_bytes)
+
+    @cython.critical_section
+    def pending_many(self, ids, /):
+        cdef Py_buffer view
+        cdef uint8_t *at = NULL
+        cdef size_t i
+        self.enter()
+        borrow_ids(ids, &view)
+        try:
+            offsets = offsets_for(view.len // 8, &at)
+            for i in range(<size_t>view.len // 8):
+                if mq_dedup_find(self._d, (<const uint64_t *>view.buf)[i], <int64_t *>at + i, NULL) != MQ_SEEN_PENDING:
+                    (<int64_t *>at)[i] = UNSEEN
+        finally:
+            PyBuffer_Release(&view)
+        return offsets
+
+    @cython.critical_section
     def confirm(self, uint64_t tag, /) -> int:
         cdef mq_error err
         cdef size_t confirmed
@@ -327,10 +330,8 @@ cdef class Dedup128(_Gate):
         cdef uint8_t *seen = NULL
         cdef size_t done = 0, duplicates = 0, i
         self.enter()
-        borrow(ids, &b)
+        borrow_many(ids, &b)
         try:
-            if b.size % 16 != 0:
-                raise ValueError("ids must be a multiple of 16 bytes")
             answers = answers_for(b.size // 16, &seen)
             status = self.many(b.bytes, b.size // 16, now_ms, base_offset, seen, &done, &duplicates, &err)
         finally:
@@ -372,10 +373,8 @@ cdef class Dedup128(_Gate):
         cdef uint8_t *at = NULL
         cdef size_t i
         self.enter()
-        borrow(ids, &b)
+        borrow_many(ids, &b)
         try:
-            if b.size % 16 != 0:
-                raise ValueError("ids must be a multiple of 16 bytes")
             offsets = offsets_for(b.size // 16, &at)
             for i in range(b.size // 16):
                 if mq_dedup128_find(self._d, b.bytes + 16 * i, <int64_t *>at + i) == MQ_SEEN_NEW:
@@ -399,6 +398,38 @@ cdef class Dedup128(_Gate):
         if status != MQ_OK:
             raise_full(status, &err, 0, self._max_bytes)
         return seen != MQ_SEEN_NEW
+
+    @cython.critical_section
+    def add_pending_many(self, uint64_t tag, ids, int64_t base_offset, /) -> None:
+        cdef Borrowed b
+        cdef mq_error err
+        cdef mq_seen seen
+        cdef mq_status status = MQ_OK
+        cdef size_t i = 0
+        self.enter()
+        borrow_many(ids, &b)
+        while status == MQ_OK and i < b.size // 16:
+            status = mq_dedup128_add_pending(self._d, tag, b.bytes + 16 * i, base_offset + <int64_t>i, &seen, &err)
+            i += status == MQ_OK
+        give_back(&b)
+        if status != MQ_OK:
+            raise_full(status, &err, i, self._max_bytes)
+
+    @cython.critical_section
+    def pending_many(self, ids, /):
+        cdef Borrowed b
+        cdef uint8_t *at = NULL
+        cdef size_t i
+        self.enter()
+        borrow_many(ids, &b)
+        try:
+            offsets = offsets_for(b.size // 16, &at)
+            for i in range(b.size // 16):
+                if mq_dedup128_find(self._d, b.bytes + 16 * i, <int64_t *>at + i) != MQ_SEEN_PENDING:
+                    (<int64_t *>at)[i] = UNSEEN
+        finally:
+            give_back(&b)
+        return offsets
 
     @cython.critical_section
     def confirm(self, uint64_t tag, int64_t now_ms, /) -> int:
@@ -458,11 +489,3 @@ cdef class Dedup128(_Gate):
             raise_full(err.status, &err, 0, max_bytes)
         made._max_bytes = max_bytes
         return made
-
-
-cdef int borrow_id(object id, Borrowed *b) except -1:
-    borrow(id, b)
-    if b.size != 16:
-        give_back(b)
-        raise ValueError("a 128-bit id is 16 bytes")
-    return 0

@@ -103,7 +103,7 @@ cdef class _Room:
 
 
 def build(values not None, keys, ids, Py_ssize_t width, rows, times, int64_t timestamp, *, size_t batch_bytes,
-          size_t batch_max):
+          size_t batch_max, identity=None):
     cdef Cells *v = <Cells *>PyCapsule_GetPointer(values._handle(), b"mqcore.cells")
     cdef Cells *k = NULL
     cdef Borrowed id_bytes, row_bytes, time_bytes
@@ -113,6 +113,9 @@ def build(values not None, keys, ids, Py_ssize_t width, rows, times, int64_t tim
     cdef const int64_t *row_at
     cdef Py_ssize_t i, row, count
     cdef _Room room = _Room(batch_bytes, batch_max)
+    if identity is not None:
+        room.c.producer_id, room.c.producer_epoch, room.c.base_sequence = identity
+        room.c.attributes = MQ_ATTR_TRANSACTIONAL
     if keys is not None:
         k = <Cells *>PyCapsule_GetPointer(keys._handle(), b"mqcore.cells")
         if k.count != v.count:

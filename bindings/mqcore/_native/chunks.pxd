@@ -56,7 +56,7 @@ cdef class Topic:
     cdef int codec
     cdef int64_t before_max_ms, after_max_ms
     cdef int grow(self, int32_t partitions) except -1
-    cdef Sink sink(self, int32_t partition)
+    cpdef Sink sink(self, int32_t partition)
     cdef int32_t place(self, const uint8_t *key, int32_t size, object partition) except -2
     cdef int64_t time_of(self, timestamp) except? -1
     cdef int check_times(self, int64_t first, int64_t last, int64_t now) except -1

@@ -130,6 +130,8 @@ class Topic:
         codec: Kafka's id. before_max_ms, after_max_ms: how far a timestamp may be from now; -1: any.
         Raises ValueError, MemoryError.
         """
+    def sink(self, partition: int) -> Sink:
+        """That of a partition, which must exist; made if it was not written to."""
     def made_sinks(self) -> list[Sink]:
         """The sinks of partitions that were written to."""
     def check(self, first: int, last: int, now: int) -> None:

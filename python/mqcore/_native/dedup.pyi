@@ -39,6 +39,13 @@ class Dedup:
         """Note an id of an open transaction (tag: its producer id, unsigned 64-bit). True: seen or pending already,
         nothing changed. WindowFullError."""
 
+    def add_pending_many(self, tag: int, ids: Buffer, base_offset: int, /) -> None:
+        """Note ids of an open transaction, none of which is seen or pending; id i has offset base_offset + i.
+        WindowFullError: `done` says how many of the first ids were noted."""
+
+    def pending_many(self, ids: Buffer, /) -> NDArray[np.int64]:
+        """The offset of each id that is pending, shape (n,); -2: it is not."""
+
     def confirm(self, tag: int, /) -> int:
         """The transaction committed: its ids are set; how many. WindowFullError: call again after expire."""
 
@@ -87,6 +94,13 @@ class Dedup128:
 
     def __contains__(self, id: Buffer, /) -> bool: ...
     def add_pending(self, tag: int, id: Buffer, offset: int = -1, /) -> bool: ...
+    def add_pending_many(self, tag: int, ids: Buffer, base_offset: int, /) -> None:
+        """Note ids of an open transaction, none of which is seen or pending; id i has offset base_offset + i.
+        WindowFullError: `done` says how many of the first ids were noted."""
+
+    def pending_many(self, ids: Buffer, /) -> NDArray[np.int64]:
+        """The offset of each id that is pending, shape (n,); -2: it is not."""
+
     def confirm(self, tag: int, now_ms: int, /) -> int: ...
     def abort(self, tag: int, /) -> int: ...
     def expire(self, before_ms: int, /) -> int:

@@ -22,10 +22,12 @@ def build(
     *,
     batch_bytes: int,
     batch_max: int,
+    identity: tuple[int, int, int] | None = None,
 ) -> bytearray:
     """Return whole, uncompressed v2 batches of the rows that `rows` (int64) names, in that order, each with its id.
 
     ids: width (8 or 16) bytes for each value, big-endian. times: int64 (ms), one a value, or None: `timestamp` for all.
-    batch_bytes: where a batch ends; batch_max: of one batch. Raises RecordTooLargeError, InvalidRecordError (with the
+    batch_bytes: where a batch ends; batch_max: of one batch. identity: (producer id, epoch, sequence of the first record)
+    of the transaction that they belong to. Raises RecordTooLargeError, InvalidRecordError (with the
     row as `index`), ValueError (not as many).
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,11 @@ from mqcore.types import OffsetRange, RecordMetadata
 if TYPE_CHECKING:
     from mqcore._native.chunks import Topic
     from mqcore.log.partition_log import PartitionLog
+    from mqcore.log.partition_ports import Appended
+    from mqcore.log.pending_ids import IdHolder
+
+    Write = Callable[[Topic, int, Any, Callable[..., bytearray]], Appended]
+    """(topic, partition, its log, `build`) -> what the append says. build(identity=): see id_batches.build."""
 
 
 class IdDelivery:
@@ -141,12 +147,16 @@ def send(
     batch_bytes: int,
     place: Callable[[bytes, int], int] | None,
     before: Callable[[int], None],
+    write: Write,
+    holder: IdHolder | None,
 ) -> IdDelivery:
     """Append records with ids.
 
     store: a LogStore. times: int64 array, ms, or None: `timestamp` for all. partition: -1: by key, or id.
-    place: the producer's own partitioner. before: called with each partition before its append.
-    Raises as a send does; WindowFullError. Partitions before the one that failed have their records: send all again.
+    place: the producer's own partitioner. before: called with each partition before its append. write: appends.
+    holder: the transaction that the records belong to.
+    Raises as a send does; WindowFullError, ConcurrentTransactionsError (an id that another open transaction has).
+    Partitions before the one that failed have their records: send all again.
     """
     column, key_column = Column(values), None if keys is None else Column(keys)
     count = len(column)
@@ -167,8 +177,9 @@ def send(
         log = store.partition(target.name, number)
         before(number)
 
-        def make(new: NDArray[np.int64], rows: NDArray[np.int64] = rows) -> bytearray:
-            return id_batches.build(
+        def append(new: NDArray[np.int64], log: Any = log, number: int = number, rows: Any = rows) -> Appended:
+            build = partial(
+                id_batches.build,
                 column,
                 key_column,
                 raw.data,
@@ -179,16 +190,17 @@ def send(
                 batch_bytes=batch_bytes,
                 batch_max=config.max_message_bytes,
             )
+            return write(target, number, log, build)
 
         window = store.partitions.id_windows.of(log)
         if window is None:
-            appended = log.append(make(np.arange(len(rows))))
+            appended = append(np.arange(len(rows)))
             offsets[rows] = np.arange(appended.base_offset, appended.base_offset + len(rows))
             ends.append((log, appended.next_offset))
         else:
             mine = (rows_of if len(rows) == count else rows_of[rows]).reshape(-1)
             words = mine.view(">u8").astype(np.uint64) if width == 8 else mine.copy().view(np.uint64)
-            sent = window.send(words, width, make)
+            sent = window.send(words, width, append, holder)
             offsets[rows], duplicates[rows] = sent.offsets, sent.duplicates
             ends.append((log, sent.next_offset))
     return IdDelivery(target.name, partitions, offsets, duplicates, ends)

@@ -37,6 +37,8 @@ from mqcore.errors import ForkedStoreError, InvalidRecordError, MQError, StoreCl
 if TYPE_CHECKING:
     from mqcore._native.encode import _Headers as Headers
     from mqcore.clock import Clock
+    from mqcore.log.partition_ports import Appended
+    from mqcore.log.pending_ids import IdHolder
 
 Partitioner = Callable[[bytes, int], int]
 
@@ -259,10 +261,19 @@ class Producer(Dispatcher):
             batch_bytes=self.batch_bytes,
             place=self._partitioner,
             before=before,
+            write=self._write_ids,
+            holder=self._holder,
         )
         if not delivery.done():
             self._with_ids.append(delivery)
         return delivery
+
+    _holder: IdHolder | None = None  # the transaction that records with ids belong to
+
+    def _write_ids(self, target: Topic, partition: int, log: Any, build: Callable[..., bytearray]) -> Appended:
+        """See id_sends.Write."""
+        appended: Appended = log.append(build())
+        return appended
 
     def _send_id(
         self, topic: str, value: Any, key: Any, headers: Any, timestamp: int | None, partition: int | None, id: Any

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from mqcore.client.linger import Linger
 from mqcore.client.producer import Producer
@@ -32,11 +32,12 @@ from mqcore.groups.participant import OffsetsInTransaction
 from mqcore.log.partition_ports import Appended
 
 if TYPE_CHECKING:
-    from mqcore._native.chunks import Chunk, Delivery, Sink
+    from mqcore._native.chunks import Chunk, Delivery, Sink, Topic
     from mqcore._native.encode import _Headers as Headers
     from mqcore.broker.broker import Broker
     from mqcore.client.delivery import BulkDelivery
     from mqcore.client.group_consumer import GroupConsumer
+    from mqcore.client.id_sends import IdDelivery, IdRecordDelivery
     from mqcore.client.membership import GroupMetadata
     from mqcore.groups.coordinator import OffsetToCommit
     from mqcore.ports import Participant
@@ -54,10 +55,11 @@ class Sender(Producer):
         super().__init__(store, linger=_NO_LINGER, idempotence=False, **options)  # `begin` names it
         self.armed = True  # for good: no thread looks after its chunks
         self.transaction: OpenTransaction | None = None
+        self._broken: BaseException | None = None  # what interrupted a send with ids
 
     def begin(self, transaction: OpenTransaction) -> None:
         state = transaction.state
-        self.transaction = transaction
+        self.transaction = self._holder = transaction
         self.set_identity(state.producer_id, state.epoch, transactional=True)
 
     def _arm(self) -> None:
@@ -82,6 +84,33 @@ class Sender(Producer):
         finally:
             transaction.leave()
 
+    def _send_ids(self, *args: Any) -> IdDelivery:
+        try:
+            return super()._send_ids(*args)
+        except Exception:
+            raise
+        except BaseException as interrupt:  # the records may be stored, and their ids not pending
+            self._broken = interrupt
+            raise
+
+    def _write_ids(self, target: Topic, partition: int, log: Any, build: Callable[..., bytearray]) -> Appended:
+        """Through the gate, with the sequences that follow in the log."""
+        transaction = self.transaction
+        if transaction is None:
+            raise InvalidTransactionStateError("the transaction is over")
+        sink, state = target.sink(partition), transaction.state
+        with sink.lock:
+            sequence = max(0, log.next_sequence(state.producer_id, state.epoch))
+            batches = build(identity=(state.producer_id, state.epoch, sequence))
+            transaction.enter(log)
+            try:
+                sink.owner = threading.get_ident()
+                sink.unsure = True  # the next chunk's sequences come after these
+                return log.append(batches)  # type: ignore[no-any-return]
+            finally:
+                sink.owner = 0
+                transaction.leave()
+
     def append_all(self) -> None:
         """Append what is open, without waiting for the disk; raise the first error of a record of this transaction."""
         for sink in list(self.open_sinks):
@@ -94,6 +123,8 @@ class Sender(Producer):
 
     def _raise_first(self) -> None:
         """Also an error that a result() has raised: without that record the transaction is not whole."""
+        if self._broken is not None:
+            raise TransactionAbortedError("a send with ids was interrupted")
         if self._failures:
             error = self._failed[0].error
             assert error is not None
@@ -112,7 +143,8 @@ class Sender(Producer):
         self._settle()
         while self._pending:
             self._bring_to_end(self._pending[0])
-        self.transaction = None
+        self._with_ids.clear()
+        self.transaction = self._holder = None
 
     def drop(self) -> None:
         """Forget what is not appended (its deliveries fail), and never send again."""
@@ -175,6 +207,7 @@ class Transaction:
 
     # -- what it carries ----------------------------------------------------------------------------------------------
 
+    @overload
     def send(
         self,
         topic: str,
@@ -183,14 +216,39 @@ class Transaction:
         headers: Headers | None = None,
         timestamp: int | None = None,
         partition: int | None = None,
-    ) -> Delivery:
+        id: None = None,
+    ) -> Delivery: ...
+    @overload
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        key: Any = None,
+        headers: None = None,
+        timestamp: int | None = None,
+        partition: int | None = None,
+        *,
+        id: Any,
+    ) -> IdRecordDelivery: ...
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        key: Any = None,
+        headers: Headers | None = None,
+        timestamp: int | None = None,
+        partition: int | None = None,
+        id: Any = None,
+    ) -> Any:
         """As Producer.send; the delivery is done when the transaction is committed, or fails with it.
 
+        id: see send_many; the delivery is an IdRecordDelivery then.
         Raises also why the transaction is over: ProducerFencedError, TransactionTimedOutError, TransactionAbortedError,
         InvalidTransactionStateError.
         """
-        return self._sending().send(topic, value, key, headers, timestamp, partition)
+        return self._sending().send(topic, value, key, headers, timestamp, partition, id)
 
+    @overload
     def send_many(
         self,
         topic: str,
@@ -200,11 +258,41 @@ class Transaction:
         timestamps: Any = None,
         headers: Sequence[Headers | None] | None = None,
         partition: int | None = None,
-    ) -> BulkDelivery:
-        """As Producer.send_many. Raises as send does."""
-        return self._sending().send_many(
-            topic, values, keys=keys, timestamps=timestamps, headers=headers, partition=partition
-        )
+        ids: None = None,
+    ) -> BulkDelivery: ...
+    @overload
+    def send_many(
+        self,
+        topic: str,
+        values: Any,
+        *,
+        keys: Any = None,
+        timestamps: Any = None,
+        headers: None = None,
+        partition: int | None = None,
+        ids: Any,
+    ) -> IdDelivery: ...
+    def send_many(
+        self,
+        topic: str,
+        values: Any,
+        *,
+        keys: Any = None,
+        timestamps: Any = None,
+        headers: Sequence[Headers | None] | None = None,
+        partition: int | None = None,
+        ids: Any = None,
+    ) -> BulkDelivery | IdDelivery:
+        """As Producer.send_many. Raises as send does.
+
+        ids: they are pending until the transaction ends: with a commit they count, after an abort the same ids can be
+        stored again. ConcurrentTransactionsError (retriable): an id is pending in another open transaction; the records
+        of that partition are not appended.
+        """
+        options: dict[str, Any] = {"keys": keys, "timestamps": timestamps, "headers": headers}
+        sender = self._sending()
+        sent: BulkDelivery | IdDelivery = sender.send_many(topic, values, partition=partition, ids=ids, **options)
+        return sent
 
     def state(self, name: str) -> TransactionState:
         """A map of bytes to bytes whose changes are part of the transaction; reads see them, over what was committed.

@@ -9,10 +9,11 @@ Invariants:
        where retention took that record away.
     4. Look-up, append and note are one step under `_lock`: of two senders of one id one gets the other's offset.
     5. At the cap nothing is appended whose id could not be noted: WindowFullError, before the append.
+    6. Ids of an open transaction are pending (pending_ids.py): they count once it is committed.
 
 The window reaches back `mqcore.dedup.window.ms`, and, where `mqcore.dedup.window.count` is set, at most about so many
 ids. 64-bit ids are Snowflakes of mqcore's epoch: their own time decides when they leave. 128-bit ids leave by the time
-of their record. Records of open transactions count once they are committed.
+of their record.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from mqcore._native import ids as native
 from mqcore._native.dedup import Dedup, Dedup128
 from mqcore.errors import WindowFullError
+from mqcore.log.pending_ids import IdHolder, PendingIds, Spans
 from mqcore.log.reader import PartitionReader
 from mqcore.types import IsolationLevel
 
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 
     from mqcore._native.columns import Columns
     from mqcore.log.partition_log import PartitionLog
+    from mqcore.log.partition_ports import Appended
 
 HEADER = native.HEADER
 WIDTHS = (8, 16)
 _ID_BYTES = {8: 48, 16: 64}  # of memory that one id may take at most (a Snowflake alone in its bucket)
+_PENDING_BYTES = 136  # likewise, while it is pending: its places in a list and in a table that may be growing
 _EXPIRE_EVERY_MS = 1000
 _TWICE, _NOT_THERE = -2, -3
 _UNSEEN = -2  # of find_many
@@ -84,12 +88,24 @@ class SeenIds:
             seen: NDArray[np.bool_] = self.of(8).test_and_set_many(ids, base_offset)
         else:
             seen = self.of(16).test_and_set_many(ids, now_ms, base_offset)
-        self._added.append((now_ms, count))
-        self._total += count
+        self._count(now_ms, count)
         return seen
 
-    def has_room(self, width: int, count: int) -> bool:
-        return bool(self.of(width).bytes_used + count * _ID_BYTES[width] <= self._max_bytes)
+    def confirm(self, tag: int, width: int, now_ms: int) -> None:
+        """Pending ids count from now on. WindowFullError: some are still pending."""
+        seen = self.of(width)
+        self._count(now_ms, seen.confirm(tag) if width == 8 else seen.confirm(tag, now_ms))
+
+    def _count(self, now_ms: int, count: int) -> None:
+        self._added.append((now_ms, count))
+        self._total += count
+
+    def has_room(self, width: int, count: int, *, pending: bool = False) -> bool:
+        """pending: for ids of an open transaction, now and when they will count."""
+        stats = self.of(width).stats()
+        count += stats["pending"]
+        need = count * _ID_BYTES[width] + (count * _PENDING_BYTES + 4096 if pending else 0)
+        return bool(stats["bytes_used"] + need <= self._max_bytes)
 
     def expire(self, now_ms: int, *, at_once: bool = False) -> None:
         """Drop what has left the window."""
@@ -133,6 +149,8 @@ class IdWindow:
         self._log, self.settings = log, settings
         self._lock = threading.Lock()
         self._seen = SeenIds(*settings)
+        self._pending = PendingIds(log.topic, log.partition)
+        self._noted = Spans()  # what this window appended past `_followed`, noted or pending
         self._followed = self._begin()  # everything below it is noted
 
     def _begin(self) -> int:
@@ -143,26 +161,34 @@ class IdWindow:
         found = self._log.offset_for_time(max(0, self._log.host.clock.wall_ms() - window_ms))
         return found[0] if found is not None else self._log.last_stable_offset
 
-    def send(self, ids: NDArray[np.uint64], width: int, make: Callable[[NDArray[np.int64]], bytearray]) -> Sent:
-        """Append the records whose ids are new. ids: as `native.find` gives them. make: (indices of the new ones) ->
-        their batches.
+    def send(
+        self,
+        ids: NDArray[np.uint64],
+        width: int,
+        append: Callable[[NDArray[np.int64]], Appended],
+        holder: IdHolder | None = None,
+    ) -> Sent:
+        """Append the records whose ids are new. ids: as `native.find` gives them. append: takes the indices of the new
+        ones. holder: the transaction that they belong to.
 
-        Raises WindowFullError (nothing was appended), and what the append raises (likewise).
+        Raises WindowFullError, ConcurrentTransactionsError (an id that another open transaction has): nothing was
+        appended; and what the append raises (likewise).
         """
         with self._lock:
-            self._follow()
             now_ms = self._log.host.clock.wall_ms()
+            self._pending.settle(self._seen, now_ms)
+            self._follow()
             self._seen.expire(now_ms)
-            offsets, duplicates = self._known(ids, width)
+            offsets, duplicates = self._known(ids, width, holder)
             new = np.flatnonzero(~duplicates)
             end = int(offsets.max(initial=-1)) + 1
             if len(new):
-                self._make_room(width, len(new), now_ms)
-                appended = self._log.append(make(new))
+                self._make_room(width, len(new), now_ms, pending=holder is not None)
+                appended = append(new)
                 base, end = appended.base_offset, max(end, appended.next_offset)
                 offsets[new] = np.arange(base, base + len(new))
                 fresh = ids if len(new) == len(offsets) else ids.reshape(-1, width // 8)[new].reshape(-1)
-                self._note(fresh, width, base, appended.next_offset, now_ms)
+                self._note(fresh, width, base, appended.next_offset, now_ms, holder)
             twins = np.flatnonzero(offsets == _TWICE)
             if len(twins):  # a copy within this call has the place of the first
                 items = _items(ids, width)
@@ -171,10 +197,10 @@ class IdWindow:
                 offsets[twins] = offsets[order[np.searchsorted(items[order], items[twins])]]
             return Sent(offsets, duplicates, end)
 
-    def _make_room(self, width: int, count: int, now_ms: int) -> None:
-        if not self._seen.has_room(width, count):
+    def _make_room(self, width: int, count: int, now_ms: int, *, pending: bool) -> None:
+        if not self._seen.has_room(width, count, pending=pending):
             self._seen.expire(now_ms, at_once=True)
-            if not self._seen.has_room(width, count):
+            if not self._seen.has_room(width, count, pending=pending):
                 raise WindowFullError(
                     "the dedup window has no room for these ids",
                     hint="Raise mqcore.dedup.max.bytes, or shorten mqcore.dedup.window.ms",
@@ -183,27 +209,37 @@ class IdWindow:
                     done=0,
                 )
 
-    def _note(self, ids: NDArray[np.uint64], width: int, base: int, next_offset: int, now_ms: int) -> None:
-        try:
-            self._seen.add(ids, width, base, now_ms)
-        except WindowFullError:
-            self._followed = min(self._followed, base)  # stored: read them again before anything else is taken
-            return
-        if base == self._followed:
-            self._followed = next_offset
+    def _note(
+        self, ids: NDArray[np.uint64], width: int, base: int, next_offset: int, now_ms: int, holder: IdHolder | None
+    ) -> None:
+        if holder is not None:
+            self._pending.add(self._seen, holder, ids, width, base)
+        else:
+            try:
+                self._seen.add(ids, width, base, now_ms)
+            except WindowFullError:
+                return  # stored: they are read before anything else is taken
+        self._noted.add(base, next_offset)
 
-    def _known(self, ids: NDArray[np.uint64], width: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _known(
+        self, ids: NDArray[np.uint64], width: int, holder: IdHolder | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(offset of the first record with each id, -1 if unknown or new, _TWICE; whether it is a duplicate)."""
         duplicates = _twins(ids, width)
         offsets = np.where(duplicates, _TWICE, -1)
+        pending, places = self._pending.find(self._seen, holder, ids, width)
+        duplicates[pending], offsets[pending] = True, places
         seen = self._seen.of(width)
         if not len(seen):
             return offsets, duplicates
         if width == 8:
-            hits = np.flatnonzero(seen.contains_many(ids))
+            there = seen.contains_many(ids)
+            there[pending] = False
+            hits = np.flatnonzero(there)
             low, high = seen.find_many(ids[hits])
         else:
             low = seen.find_many(ids)
+            low[pending] = _UNSEEN
             hits = np.flatnonzero(low != _UNSEEN)
             low = high = low[hits]
         if len(hits):
@@ -218,6 +254,7 @@ class IdWindow:
         start = self._log.log_start_offset
         found = np.where(low < start, -1, _NOT_THERE)
         first, last = max(int(low.min()), start), int(high.max())
+        stable = self._log.last_stable_offset
         if last < first:
             return found
         self._log.wait_durable(last + 1)  # readers see what is durable, and its sender waits for that too
@@ -228,6 +265,7 @@ class IdWindow:
             there = _items(ids, width)
             index = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
             mine = np.flatnonzero(wanted[index] == there)[::-1]  # backwards: of two with one id the first is kept
+            mine = mine[~self._pending.are_undone(columns.offsets[at[mine]], stable)]
             fresh = mine[offsets[index[mine]] < 0]
             offsets[index[fresh]] = columns.offsets[at[fresh]]
             if (offsets >= 0).all():
@@ -247,15 +285,20 @@ class IdWindow:
                 return
 
     def _follow(self) -> None:
-        """Note the ids of records that others appended, and, at first, of the window's. WindowFullError."""
+        """Note the ids of committed records that others appended, and, at first, of the window's. WindowFullError."""
         end = self._log.log_end_offset
-        if self._followed >= end:
-            return
-        self._log.wait_durable(end)
-        for columns in self._read(max(self._followed, self._log.log_start_offset), end):
-            self._add_columns(columns)
-            self._followed = columns.next_offset
-        self._followed = max(self._followed, self._log.last_stable_offset)
+        while (start := self._noted.take_from(self._followed)) < end:
+            self._followed = start
+            stop = self._noted.next_start(end)
+            self._log.wait_durable(stop)
+            stable = min(stop, self._log.last_stable_offset)
+            for columns in self._read(max(start, self._log.log_start_offset), stable):
+                self._add_columns(columns)
+                self._followed = columns.next_offset
+            self._followed = max(self._followed, stable)
+            if stable < stop:
+                return  # what an open transaction holds back
+        self._followed = start
 
     def _add_columns(self, columns: Columns) -> None:
         now_ms = int(columns.timestamps.max(initial=0))

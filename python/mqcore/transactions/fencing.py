@@ -69,6 +69,17 @@ class OpenTransaction:
         self.end_offset = 0  # of the decision's log, after COMPLETE
         self.writer: Any = None  # the handle: what participants write through
 
+    @property
+    def producer_id(self) -> int:
+        return self.state.producer_id
+
+    @property
+    def outcome(self) -> bool | None:
+        """Whether it is committed; None: not known for good, a crash might still undo it."""
+        if self.phase is not Phase.OVER or (self.committed and self.entry.log.high_watermark < self.end_offset):
+            return None
+        return self.committed
+
     def enter(self, log: PartitionLog) -> None:
         """Before an append to `log`; `leave` comes after it. Raises why the transaction is over."""
         self.lock.acquire()

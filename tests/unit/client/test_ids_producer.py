@@ -166,8 +166,8 @@ def test_noting_ids_before_the_append_is_caught(store: mqcore.Store, monkeypatch
     """The checker is checked (R14): a window that notes first, and trusts its notes, loses the retry."""
     known = IdWindow._known
 
-    def noting_first(self: IdWindow, ids: Any, width: int) -> Any:
-        result = known(self, ids, width)
+    def noting_first(self: IdWindow, ids: Any, width: int, holder: Any) -> Any:
+        result = known(self, ids, width, holder)
         self._seen.add(ids, width, 0, 0)
         return result
 

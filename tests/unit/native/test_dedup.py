@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,3 +178,24 @@ def test_arguments() -> None:
             Dedup(**bad)
     with pytest.raises(MQError):
         Dedup.deserialize(b"")
+
+
+@pytest.mark.parametrize("make", [lambda: Dedup(), lambda: Dedup128()])
+def test_pending_ids_in_batches(make: Any) -> None:
+    window = make()
+    wide = isinstance(window, Dedup128)
+    ids = np.array([flake(i, 1, 0) for i in range(2000)], np.uint64)
+    ids = np.repeat(ids, 2) if wide else ids
+    half = ids[: len(ids) // 2]
+    window.add_pending_many(7, half, 100)
+    assert window.pending_many(ids).tolist() == [*range(100, 1100), *[-2] * 1000]
+    assert len(window) == 0
+    assert window.abort(7) == 1000
+    assert (window.pending_many(ids) == -2).all()
+    window.add_pending_many(8, half, 5000)
+    assert (window.confirm(8, 1) if wide else window.confirm(8)) == 1000
+    assert (window.pending_many(ids) == -2).all()
+    assert len(window) == 1000
+    with pytest.raises(WindowFullError) as full:
+        type(window)(max_bytes=1 << 16).add_pending_many(1, ids, 0)
+    assert 0 < full.value.where["done"] < 2000
