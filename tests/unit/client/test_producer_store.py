@@ -12,7 +12,7 @@ import pytest
 
 import mqcore
 from mqcore.clock import ManualClock
-from mqcore.errors import StoreClosedError, UnknownTopicError
+from mqcore.errors import DiskFullError, StoreClosedError, UnknownTopicError
 
 DURABILITIES = ["fsync", "os", "memory"]
 
@@ -105,3 +105,98 @@ def test_a_wall_clock_set_back_between_a_send_and_its_append_refuses_nothing(sto
             delivery = producer.send("t", b"v")
             clock.jump(-365 * 86_400_000)
         assert delivery.result().timestamp_ms == sent
+
+
+def sequences(store: Any, topic: str) -> list[tuple[int, int, int]]:
+    """(producer id, first sequence, records) of each batch of a topic's only partition."""
+    from mqcore._native.batch import scan
+
+    log = store.log.partition(topic, 0)
+    rows = [row for entry in log.segments for row in scan(entry.segment().view(entry.size))[0]]
+    return [(int(row["producer_id"]), int(row["base_sequence"]), int(row["record_count"])) for row in rows]
+
+
+@pytest.mark.parametrize("compression", ["producer", "zstd"])
+def test_batches_are_numbered_without_gaps_though_chunks_fail(tmp_path: Path, compression: str) -> None:
+    with mqcore.open(tmp_path / "s", durability="os") as store:
+        store.create_topic("t", config={"compression.type": compression})
+        log = store.log.partition("t", 0)
+        append, fails = log.append, {1, 3, 4, 8}
+        calls = itertools.count()
+
+        def sometimes(batches: Any) -> Any:
+            if next(calls) in fails:
+                raise DiskFullError("no room")
+            return append(batches)
+
+        log.append = sometimes
+        producer = store.producer(linger_ms=3_600_000, batch_bytes=1024, chunk_bytes=2048)
+        deliveries = [producer.send("t", b"%d" % i + b"x" * 100) for i in range(200)]
+        with pytest.raises(DiskFullError):
+            producer.close()
+        stored = sequences(store, "t")
+        assert len({id for id, _, _ in stored}) == 1
+        expected = 0
+        for _, first, count in stored:
+            assert first == expected
+            expected += count
+        assert 0 < expected < 200
+        kept = [i for i, delivery in enumerate(deliveries) if delivery.exception() is None]
+        assert [r.value for r in read_all(store, "t", expected).values()] == [b"%d" % i + b"x" * 100 for i in kept]
+
+
+def test_an_append_that_failed_after_it_was_stored_takes_nothing_from_the_next(tmp_path: Path) -> None:
+    with mqcore.open(tmp_path / "s", durability="os") as store:
+        store.create_topic("t")
+        log = store.log.partition("t", 0)
+        append = log.append
+
+        def stored_and_failed(batches: Any) -> Any:
+            append(batches)
+            log.append = append
+            raise MemoryError
+
+        log.append = stored_and_failed
+        with store.producer() as producer:
+            with pytest.raises(MemoryError):
+                producer.send("t", b"a").result()
+            assert producer.send("t", b"b").result().offset == 1
+        assert [first for _, first, _ in sequences(store, "t")] == [0, 1]
+
+
+def test_an_interrupt_after_the_write_stores_nothing_twice(tmp_path: Path) -> None:
+    with mqcore.open(tmp_path / "s", durability="os") as store:
+        store.create_topic("t")
+        log = store.log.partition("t", 0)
+        append = log.append
+
+        def interrupted(batches: Any) -> Any:
+            append(batches)
+            log.append = append
+            raise KeyboardInterrupt
+
+        log.append = interrupted
+        with store.producer() as producer:
+            delivery = producer.send("t", b"a")
+            with pytest.raises(KeyboardInterrupt):
+                producer.flush()
+            assert producer.send("t", b"b").result().offset == 1
+            assert delivery.result().offset == 0
+        assert [r.value for r in read_all(store, "t", 2).values()] == [b"a", b"b"]
+
+
+def test_another_identity_begins_at_sequence_0(tmp_path: Path) -> None:
+    with mqcore.open(tmp_path / "s", durability="os") as store:
+        store.create_topic("t")
+        with store.producer(linger_ms=3_600_000) as producer:
+            producer.send_many("t", [b"a"] * 3)
+            with pytest.raises(ValueError, match="not appended"):
+                producer.set_identity(77, 1)
+            producer.flush()
+            producer.set_identity(77, 1, transactional=True)
+            producer.send_many("t", [b"b"] * 2).result()
+            producer.send("t", b"c").result()
+        assert sequences(store, "t")[1:] == [(77, 0, 2), (77, 2, 1)]
+        log = store.log.partition("t", 0)
+        assert log.open_transactions()[77][:3] == (77, 1, 3)
+        assert log.last_stable_offset == 3
