@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from mqcore._native.segment import recover
 from mqcore.config.topic import TopicConfig
 from mqcore.errors import MQError
 from mqcore.log import checkpoints, internal_records, layout, view_tables
-from mqcore.log.producer_ids import behind_the_clock
+from mqcore.log.producer_ids import drawn
 from mqcore.log.segment_check import BATCH_BYTES_MAX
 from mqcore.log.topics import (
     METADATA_TOPIC,
@@ -54,7 +53,7 @@ def salvage(io: Io, where: Layout, checker: StoreChecker) -> list[str]:
         found.append(format_record(info))
         said.append(f"topic {info.name!r} ({info.topic_id}) written again, from {source}")
     # How far producer ids were given out may be lost too, and no id may come twice.
-    found.append((PRODUCER_IDS_KEY, format_producer_ids(behind_the_clock(time.time_ns() // 1_000_000))))
+    found.append((PRODUCER_IDS_KEY, format_producer_ids(drawn())))
     _append(io, where, found)
     return said
 

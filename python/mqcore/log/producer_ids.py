@@ -2,12 +2,14 @@
 
 Invariants:
     1. An id is given out only after the end of its block is durable in `__metadata`: the next open begins behind it.
-    2. Where records of `__metadata` are damaged, and the last reservation may be among them, ids go on from the clock: far
-       above every id that was counted up to.
+    2. A store begins to count at a place of its own, drawn by lot: a partition that is taken in from another store, or from
+       Kafka, which counts from 0, holds ids of producers that are none of ours. Where records of `__metadata` are damaged,
+       and the last reservation may be among them, a new place is drawn.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mqcore.log.manager import LogStore
 
 BLOCK = 1_000
+ID_LEAST, ID_LIMIT = 1 << 40, 1 << 62  # where a store begins: no Kafka counts that far, and there is room above
 
 
 class ProducerIds:
@@ -56,12 +59,14 @@ def reserve(store: LogStore, count: int) -> int:
     store.check_writable()
     log = store.partitions.log_of(METADATA_TOPIC, 0)
     lost = any(entry.damage is not None for entry in log.segments) or (not log.segments and log.log_end_offset > 0)
-    first = store.registry.reserve_producer_ids(count, least=behind_the_clock(store.clock.wall_ms()) if lost else 0)
+    known = store.registry.next_producer_id
+    first = store.registry.reserve_producer_ids(count, least=drawn(known) if lost or not known else known)
     if store.durability == Durability.OS:
         log.flush()
     return first
 
 
-def behind_the_clock(wall_ms: int) -> int:
-    """Where ids go on when it is not known how far they were given out (invariant 2)."""
-    return max(wall_ms, 0) << 20
+def drawn(above: int = 0) -> int:
+    """A place to count from, at `above` or higher (invariant 2)."""
+    least = max(above, ID_LEAST)
+    return least + secrets.randbelow(ID_LIMIT - least)

@@ -234,6 +234,11 @@ class TopicRegistry:
             self._check_count(name, total, old=info.partitions)
             return self._change(replace(info, partitions=total))
 
+    @property
+    def next_producer_id(self) -> int:
+        """The first that is not reserved; 0: none was."""
+        return self._next_producer_id
+
     def reserve_producer_ids(self, count: int, *, least: int = 0) -> int:
         """Reserve `count` producer ids, from `least` on; return the first. They are never reserved again, once the record
         is durable: it is on return, under fsync."""

@@ -59,10 +59,22 @@ def test_threads_share_the_blocks(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(id for mine in found for id in mine) == list(range(3600))
+        ids = sorted(id for mine in found for id in mine)
+        assert ids == list(range(ids[0], ids[0] + 3600))
 
 
-def test_damage_of_the_metadata_moves_ids_far_up(tmp_path: Path) -> None:
+def test_stores_count_in_places_of_their_own(tmp_path: Path) -> None:
+    """A partition that another store wrote can be adopted: its producers are none of ours."""
+    found = set()
+    for name in "abc":
+        with LogStore.open(tmp_path / name, durability="os") as store:
+            found.add(store.producer_ids.allocate())
+    assert len(found) == 3
+    assert min(found) >= 1 << 40
+    assert max(found) < 1 << 62
+
+
+def test_damage_of_the_metadata_moves_ids_away(tmp_path: Path) -> None:
     store = LogStore.open(tmp_path / "s", durability="fsync")
     store.create_topic("before")
     last = store.producer_ids.allocate()
@@ -71,7 +83,7 @@ def test_damage_of_the_metadata_moves_ids_far_up(tmp_path: Path) -> None:
     (segment,) = partition_dir(tmp_path / "s", topic="__metadata").glob("*.log")
     flip(segment, segment.stat().st_size - 5)
     with LogStore.open(tmp_path / "s", durability="fsync") as store:
-        assert store.producer_ids.allocate() > last + 1_000_000_000
+        assert abs(store.producer_ids.allocate() - last) > 10 * BLOCK
 
 
 def test_a_closed_or_read_only_store_gives_none(tmp_path: Path) -> None:
