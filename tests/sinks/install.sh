@@ -4,4 +4,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 if compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null; then exit 0; fi
-"$root/tools/need.sh" postgres postgresql || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
+# Debian keeps the server's own programs off the PATH; this one comes with the server.
+"$root/tools/need.sh" pg_createcluster postgresql
+compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || {
+    echo "install.sh: no PostgreSQL server in /usr/lib/postgresql. On Debian or Ubuntu: sudo apt-get install -y postgresql" >&2
+    exit 1
+}
