@@ -159,6 +159,45 @@ def test_a_function_that_sends_nonsense_counts_as_failed(store: mqcore.Store, gu
         store.run(nonsense, until="caught_up")
 
 
+def test_what_cannot_be_stored_commits_no_offset(store: mqcore.Store, guarantee: str) -> None:
+    """The outputs fail when they are appended, after the function returned: their topic is gone. Offsets come after them."""
+    values = fill(store, 40)
+    store.create_topic("gone")
+
+    @mqcore.processor(**options(guarantee, attempts=1))
+    def to_nowhere(batch: Any, tx: Any) -> None:
+        tx.send("gone", b"x")
+        if "gone" in store.topics():
+            store.delete_topic("gone")
+
+    with pytest.raises(mqcore.MQError):
+        store.run(to_nowhere, until="caught_up")
+    assert store.run(copier(guarantee), until="caught_up").records == 40
+    assert read(store) == values
+
+
+def test_a_stop_in_the_middle_of_retries_gives_the_batch_back(store: mqcore.Store, guarantee: str) -> None:
+    fill(store, 40)
+    failing = threading.Event()
+
+    @mqcore.processor(**{**options(guarantee, attempts=1000), "backoff_max_s": 60.0, "backoff_s": 10.0})
+    def fails(batch: Any, tx: Any) -> None:
+        failing.set()
+        raise ConnectionError
+
+    runner = Runner(store, (fails,), workers=1, clock=store.log.clock)
+
+    def stop() -> None:
+        failing.wait(60)
+        runner.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    progress = runner.run("stopped", None, 1.0, 60.0)
+    stopper.join()
+    assert (progress.records, progress.lag) == (0, 40)
+
+
 def test_several_processors_make_a_chain(store: mqcore.Store, guarantee: str) -> None:
     values = fill(store, 200)
     store.create_topic("middle", partitions=2)
