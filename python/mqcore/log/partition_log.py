@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from mqcore._native.segment import Segment
+    from mqcore.log.group_commit import GroupCommit
 
 NO_SLOT = -1
 SEQUENCE_MAX = (1 << 31) - 1
@@ -134,6 +135,11 @@ class PartitionLog(RemovablePartition):
         """The leader epoch that the record at `offset` was written in; -1 for an offset below 0."""
         # A missing first entry means epoch 0 from the start on: see _begin_epoch.
         return max(0, self.epochs.epoch_of(offset)) if offset >= 0 else -1
+
+    @property
+    def group(self) -> GroupCommit | None:
+        """The group commit whose rounds make this partition durable; None under os and memory."""
+        return self._group
 
     # -- append -----------------------------------------------------------------------------------------------------
 

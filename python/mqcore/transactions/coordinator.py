@@ -10,6 +10,9 @@ Invariants:
        validate against what is decided, and the log of decisions has one writer.
     3. What is decided is completed: by the committing thread, else by a later call, the timer, or the next open.
     4. An id in memory is as its last record says, or newer. One that fell out of memory begins with a new producer id.
+    5. Without a journal (os, memory) COMPLETE may be owed: it only tells a recovery that there is nothing to do. It goes in
+       one batch with the id's next PREPARE and before it, else with the timer's next look, or the close. Never after a
+       PREPARE that came later: that one would be hidden. So who owes is not forgotten.
 Locks, in order: a TransactionalId's `lock` (begins of one id), `_decisions`, OpenTransaction.lock, then those of the log.
 `_table` guards the map of ids and is a leaf.
 """
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
 
 _NOWHERE = encode_partitions(())
+OWED_MAX = 32  # COMPLETEs; more are written at once
 _TOMBSTONES = 1000  # in one batch
 _PATIENCE_S = 0.1
 EXPIRY_S = 3600.0  # between two looks for ids to forget (Kafka's transaction.remove.expired... interval)
@@ -89,6 +93,7 @@ class Coordinator:
         self._evictions = 0
         self._loaded: set[int] = set()  # partitions whose ids were read since the open
         self.running: dict[OpenTransaction, None] = {}
+        self._owed: dict[TransactionalId, TransactionRecord] = {}
         self._unapplied: list[OpenTransaction] = []  # committed; an interrupt kept their participants from hearing
         self._timer = Timer(self)
         self._expired_s = self._clock.monotonic_s()
@@ -131,7 +136,7 @@ class Coordinator:
         """Forget the ids that were not used for longest, but none that runs. Under `_table`."""
         for name in list(self._ids)[: max(0, len(self._ids) - self._ids_max)]:
             entry = self._ids[name]
-            if entry.running is None and entry.lock.acquire(blocking=False):
+            if entry.running is None and entry not in self._owed and entry.lock.acquire(blocking=False):
                 del self._ids[name]
                 self._evictions += 1
                 entry.lock.release()
@@ -238,7 +243,7 @@ class Coordinator:
             markers.make_durable(each)
         record = states.prepare(tx.state, (), self._clock.wall_ms(), commit=commit)
         self._doubt = tx, record, commit, log.log_end_offset
-        self._log.append(log, entry.key, record, entry.partitions(logs))
+        self._log.append(log, entry.key, record, entry.partitions(logs), self._owed.get(entry))
         self._resolve()
         if tx.foreign:
             markers.make_durable(log)
@@ -248,6 +253,7 @@ class Coordinator:
         if self._doubt is not None:
             tx, record, commit, log_end = self._doubt
             if tx.entry.log.log_end_offset > log_end:
+                self._owed.pop(tx.entry, None)
                 tx.state = tx.entry.state = record
                 tx.committed = commit
                 tx.phase = Phase.DECIDED
@@ -260,9 +266,20 @@ class Coordinator:
             return
         markers.write(tx.logs, tx.state, commit=tx.committed, coordinator_epoch=entry.log.epoch)
         record = states.complete(tx.state, self._clock.wall_ms())
-        tx.end_offset = self._log.append(entry.log, entry.key, record, _NOWHERE).next_offset
+        if entry.log.group is None:
+            self._owed[entry] = record
+            if len(self._owed) > OWED_MAX:
+                self._pay()
+        else:
+            tx.end_offset = self._log.append(entry.log, entry.key, record, _NOWHERE).next_offset
         entry.state = tx.state = record
         self._over(tx)
+
+    def _pay(self) -> None:
+        """Write the COMPLETEs that are owed (invariant 5). Under `_decisions`."""
+        for entry, record in list(self._owed.items()):
+            self._log.append(entry.log, entry.key, record, _NOWHERE)
+            self._owed.pop(entry, None)
 
     def _over(self, tx: OpenTransaction) -> None:
         tx.phase = Phase.OVER
@@ -367,6 +384,12 @@ class Coordinator:
                 self._end(tx, None)
             elif now >= tx.deadline_s:
                 self._end(tx, _timed_out(tx))
+        if self._owed:
+            self._take_decisions()
+            try:
+                self._pay()
+            finally:
+                self._decisions.release()
         late, self._unapplied = self._unapplied, []
         for tx in late:
             if tx.phase is Phase.OVER:
@@ -377,7 +400,7 @@ class Coordinator:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to tend."""
-        return bool(self.running or self._unapplied)
+        return bool(self.running or self._unapplied or self._owed)
 
     def left_s(self) -> float:
         """Until `tend` has something to do; inf: nothing is open."""
@@ -399,6 +422,12 @@ class Coordinator:
     def expire(self, before_ms: int) -> int:
         """Forget the ids without a transaction since before_ms (ms): tombstones, in memory too; how many."""
         expired = 0
+        if self._owed and self._decisions.acquire(timeout=_PATIENCE_S):
+            try:
+                self._resolve()
+                self._pay()
+            finally:
+                self._decisions.release()
         for log in self._log.logs():
             evictions = self._evictions
             found = transaction_log.read(log)
@@ -426,7 +455,7 @@ class Coordinator:
             for name in names:
                 entry = self._ids.get(name)
                 if entry is not None:
-                    if entry.running is not None or entry.state.updated_ms >= before_ms:
+                    if entry.running is not None or entry in self._owed or entry.state.updated_ms >= before_ms:
                         continue
                     if not entry.lock.acquire(blocking=False):
                         continue  # a transaction of it begins
@@ -441,6 +470,8 @@ class Coordinator:
         self._timer.stop()
         for tx in list(self.running):
             self._end(tx, StoreClosedError("the store was closed in the middle of the transaction"))
+        if not self._store.closed:
+            self.tend()
 
 
 def _timed_out(tx: OpenTransaction) -> TransactionTimedOutError:

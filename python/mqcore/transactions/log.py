@@ -69,9 +69,20 @@ class TransactionLog:
             if self._store.bounds(TRANSACTION_TOPIC, number)[1]:
                 yield self._store.partition(TRANSACTION_TOPIC, number)
 
-    def append(self, log: PartitionLog, key: bytes, record: TransactionRecord, partitions: bytes | None) -> Appended:
-        """Write a record of an id; not yet durable under fsync. partitions: encoded, if known."""
-        return log.append(encode([(key, encode_value(record, partitions))], record.updated_ms))
+    def append(
+        self,
+        log: PartitionLog,
+        key: bytes,
+        record: TransactionRecord,
+        partitions: bytes | None,
+        owed: TransactionRecord | None = None,
+    ) -> Appended:
+        """Write a record of an id; not yet durable under fsync. partitions: encoded, if known. owed: one that goes
+        before it, in the same batch."""
+        records: list[tuple[bytes | None, bytes | None]] = [(key, encode_value(record, partitions))]
+        if owed is not None:
+            records.insert(0, (key, encode_value(owed)))
+        return log.append(encode(records, record.updated_ms))
 
     def forget(self, log: PartitionLog, keys: list[bytes], now_ms: int) -> Appended:
         """Take ids away: tombstones, which compaction follows."""

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def of_another_durability(logs: Iterable[PartitionLog], decisions: PartitionLog) -> list[PartitionLog]:
     """Those whose records no common journal record proves together with the decision: they are synced before it."""
-    group = decisions.host.group_for(decisions.config)
-    return [log for log in logs if log.host.group_for(log.config) is not group]
+    group = decisions.group
+    return [log for log in logs if log.group is not group]
 
 
 def make_durable(log: PartitionLog) -> None:
     """Have everything that is appended on the disk, whatever the topic's durability asks for. StorageError."""
-    if log.host.group_for(log.config) is not None:
+    if log.group is not None:
         log.wait_durable(log.log_end_offset)
     else:
         log.flush()
