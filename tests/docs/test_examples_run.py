@@ -15,7 +15,9 @@ from tests.architecture.project import ROOT
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/processing.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/quickstart.md", "docs/processing.md", "docs/state.md", "docs/ids-and-dedup.md"]
+)
 def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     blocks = _BLOCK.findall((ROOT / page).read_text())
     assert blocks, f"{page} has no example"
