@@ -28,7 +28,7 @@ SUITES = {
     "hanging": 500,
     "ids": 100_000,
     "rebalance-storm": 2000,
-    "mutants": 19,
+    "mutants": 36,
     "soak": 100_000_000,  # records
 }
 

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import traceback
@@ -46,6 +47,7 @@ STORE_CONFIG = {
     "maintenance.interval.ms": 100,
 }
 _ABORT_SHARE = 0.15
+_LIFE_S_MAX = 120
 _PASSING = (
     errors.AbortsTransactionError,
     errors.ConcurrentTransactionsError,
@@ -231,6 +233,7 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             status = 1
+            signal.alarm(_LIFE_S_MAX)  # what hangs is no result
             try:
                 _arm(job)
                 live(job)

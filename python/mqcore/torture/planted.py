@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mqcore.torture.crashfs import FLAG_DIRECTORY, FLAG_DSYNC, Call, Op
+from mqcore.torture.planted_eos import PLANTED_EOS
 
 VARIABLE = "MQCORE_TORTURE_MUTANT"
 
@@ -284,7 +285,7 @@ PLANTED: dict[str, Callable[[], None]] = {
         clean_shutdown_kept_while_writing, torn_tail_not_cut, bad_batch_skipped_in_silence, checksum_not_checked,
         view_ahead_believed, proven_offsets_given_again, buffer_not_copied,
         prepare_before_data, marker_believed_without_its_decision, decision_believed_without_proof,
-        decisions_synced_in_place, open_transactions_left_open,
+        decisions_synced_in_place, open_transactions_left_open, *PLANTED_EOS,
         retention_believes_the_clock, ids_go_by_the_wall_clock, lock_not_taken, child_is_not_told,
         generation_ignored,
     )

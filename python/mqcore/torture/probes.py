@@ -95,3 +95,26 @@ def damage_where_the_journal_vouches(place: Path) -> Found:
         _, failed = _read(store)
     found: Found = [] if offset >= end else [("I2", f"offset {offset} is given again: {end} were acknowledged")]
     return found if failed else [*found, ("I1", "acknowledged records are gone in silence")]
+
+
+def open_transaction_is_not_read(path: Path) -> Found:
+    """A reader of committed records stops before the first one of an open transaction, and goes on once it is over."""
+    found: Found = []
+    with mqcore.open(path / "store", durability="os", config=STORE_CONFIG) as store:
+        store.create_topic(TOPIC)
+        with store.producer(linger_ms=0) as producer, store.consumer(TOPIC, start="earliest") as reader:
+            tx = store.transaction("open")
+            for number, commit in enumerate((True, False, True)):
+                producer.send(TOPIC, b"before", partition=0).result()
+                tx = store.transaction("open")
+                tx.send(TOPIC, b"%d" % number, partition=0)
+                tx._sender.append_all()  # type: ignore[union-attr]
+                producer.send(TOPIC, b"after", partition=0).result()
+                seen = [record.value for batch in reader.poll(timeout_s=0) for record in batch.records()]
+                if seen != [b"before"]:
+                    found.append(("I14", f"beside an open transaction a reader saw {seen}"))
+                (tx.commit if commit else tx.abort)()
+                seen = [record.value for batch in reader.poll(timeout_s=0) for record in batch.records()]
+                if seen != ([b"%d" % number, b"after"] if commit else [b"after"]):
+                    found.append(("I15", f"after {'a commit' if commit else 'an abort'} a reader saw {seen}"))
+    return found

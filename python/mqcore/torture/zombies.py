@@ -107,7 +107,7 @@ def _revoked(step: int, report: Report) -> None:
         key = TopicPartition(whole.SOURCE, 0)
         sleeper = store.consumer(whole.SOURCE, group="g", start="earliest", group_instance_id=None)
         sleeper.poll(timeout_s=1.0, max_records=5)
-        tx = store.transaction("sleeper")
+        tx = store.transaction("sleeper", timeout_s=600)  # longer than it sleeps
         steps: list[Callable[[], Any]] = [
             lambda: tx.send(whole.SINK, b"1", partition=0),
             lambda: tx.commit_offsets(sleeper),
