@@ -66,15 +66,17 @@ class IdDelivery:
     @property
     def ranges(self) -> list[OffsetRange]:
         """Where the records lie, duplicates too: (partition, base_offset, count), sorted, as few as possible."""
-        places = sorted({*zip(self.partitions.tolist(), self.offsets.tolist(), strict=True)})
-        found: list[OffsetRange] = []
-        for partition, offset in places:
-            last = found[-1] if found else None
-            if last and last.partition == partition and last.base_offset + last.count == offset and offset > 0:
-                found[-1] = OffsetRange(partition, last.base_offset, last.count + 1)
-            elif offset >= 0:
-                found.append(OffsetRange(partition, offset, 1))
-        return found
+        known = self.offsets >= 0
+        partitions, offsets = self.partitions[known], self.offsets[known]
+        order = np.lexsort((offsets, partitions))
+        partitions, offsets = partitions[order], offsets[order]
+        breaks = np.flatnonzero((np.diff(partitions) != 0) | (np.diff(offsets) > 1)) + 1
+        begins, ends = np.append(0, breaks), np.append(breaks, len(offsets))
+        return [
+            OffsetRange(int(partitions[begin]), int(offsets[begin]), int(offsets[end - 1] - offsets[begin]) + 1)
+            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
+            if end > begin
+        ]
 
     def result(self, timeout: float | None = None) -> list[OffsetRange]:
         """Wait until all records are acknowledged and return `ranges`. timeout: seconds, None waits without end.
