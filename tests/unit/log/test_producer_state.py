@@ -353,3 +353,27 @@ def test_ten_thousand_producers_take_256_bytes_each() -> None:
         producers.add(encode([Plain(b"v")], i, producer_id=i * 1000), 0)
     assert len(producers) == 10_000
     assert producers.bytes_used <= 10_000 * 256 + 1024
+
+
+def test_an_adopted_transaction_that_hangs_holds_the_stable_end(tmp_path: Path) -> None:
+    """Also after a clean reopen, and until somebody ends it; its producer's retries are known."""
+    store = open_store(tmp_path / "from", config=SMALL)
+    log = store.partition(TOPIC, 0)
+    original = log.append(batch(0, 2, producer=1, transactional=True))
+    fill(log, 6)
+    store.close()
+    path = tmp_path / "s"
+    store = open_store(path)
+    store.adopt(str(tmp_path / "from" / "topics" / f"{TOPIC}-0"))
+    for _ in range(2):
+        with LogStore.open(path, read_only=True) as reader:
+            assert reader.partition(TOPIC, 0).last_stable_offset == 0
+        store.close()
+        store = open_store(path)
+    log = store.partition(TOPIC, 0)
+    assert log.open_transactions()[1].first_offset == 0
+    assert log.append(batch(0, 2, producer=1, transactional=True))[:2] == original[:2]
+    assert log.append_marker(1, 1, commit=False) is not None
+    assert log.last_stable_offset == log.log_end_offset == 21
+    assert log.aborted(0, 21) == [(1, 0, 20, 21)]
+    store.close()
