@@ -13,18 +13,17 @@ matplotlib.rcParams.update({"svg.hashsalt": "mqcore", "svg.fonttype": "none", "f
 from matplotlib import pyplot  # noqa: E402  (the backend comes first)
 
 REACHED, BELOW, GOAL = "#2a7f62", "#c8553d", "#222222"
-GROUPS = {
-    "write": ("append_",),
-    "read, take in, recover": ("read_", "batch_", "crc32c_", "recover"),
-    "deduplication": ("dedup_",),
-    "others": ("vs_",),
-    "latency, memory": ("follow_", "memory_"),
+ORDER = {  # top to bottom
+    "engine": ("append_", "read_", "batch_", "crc32c_", "recover", "dedup_", "vs_", "follow_", "memory_"),
+    "eos": ("eos_", "commit_", "pipeline_", "consumer_", "state_", "offset_", "snowflake", "memory_"),
 }
+NAMES = {"engine": "performance-ratios.svg", "eos": "performance-eos.svg"}
 
 
-def draw(rows: list[dict[str, Any]], out: Path) -> None:
-    """Write performance-ratios.svg and, if the rows have it, performance-latency.svg into out."""
-    _ratios(rows, out / "performance-ratios.svg")
+def draw(suite: str, rows: list[dict[str, Any]], out: Path) -> None:
+    """Write the suite's ratios and, if the rows have it, performance-latency.svg into out."""
+    ordered = [row for stem in ORDER[suite] for row in rows if row["name"].startswith(stem)]
+    _ratios(ordered, out / NAMES[suite])
     for row in rows:
         if row["name"] == "follow_latency" and row["extra"]:
             _latency(row["extra"], out / "performance-latency.svg")
@@ -37,11 +36,8 @@ def _save(figure: Any, path: Path) -> None:
 
 def _ratios(rows: list[dict[str, Any]], path: Path) -> None:
     """Each row's ratio as a share of its goal: the line at 1 is the goal, the whisker lowest to highest round."""
-    ordered = [
-        (group, row) for group, stems in GROUPS.items() for row in rows if row["name"].startswith(stems)
-    ]  # top to bottom
-    figure, axes = pyplot.subplots(figsize=(7.2, 0.6 + 0.24 * len(ordered)))
-    for place, (_, row) in enumerate(ordered):
+    figure, axes = pyplot.subplots(figsize=(7.2, 0.6 + 0.24 * len(rows)))
+    for place, row in enumerate(rows):
         share = row["ratio"] / row["goal"]
         axes.barh(place, share, color=REACHED if row["reached"] else BELOW, height=0.7)
         low, high = (value / row["goal"] for value in row["spread"])
@@ -50,8 +46,8 @@ def _ratios(rows: list[dict[str, Any]], path: Path) -> None:
         axes.text(0.02, place, f"{row['ratio']:.2f} of {row['base']}, goal {row['goal']:.2f}", va="center",
                   color="white", fontsize=6.5)  # fmt: skip
     axes.axvline(1, color=GOAL, linewidth=1)
-    axes.set_yticks(range(len(ordered)), [row["name"] for _, row in ordered])
-    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 2.4)
     axes.set_xlabel("ratio to the base, as a share of the goal (1 = goal reached); line: lowest to highest round")
     for side in ("top", "right"):

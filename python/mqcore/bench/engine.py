@@ -5,25 +5,20 @@ rate_per_s, ns_per_msg, and what else the row has."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mqcore.bench import append, memory, primitives, processes, read, versus
-from mqcore.bench.harness import CASES, Case, Row, run_case, scratch
+from mqcore.bench import append, harness, memory, primitives, processes, read, versus
+from mqcore.bench.harness import Case, Row
 
 MODULES = (append, read, primitives, versus, processes, memory)  # importing them registers their cases
 
 
 def select(only: str = "") -> list[Case]:
     """The cases whose name matches the regular expression `only` (all of them if empty)."""
-    order = [module.__name__ for module in MODULES]  # imports are sorted, the table is not
-    cases = sorted(CASES.values(), key=lambda one: order.index(one.build.__module__))
-    return [one for one in cases if re.search(only, one.name)]
+    return harness.select(MODULES, only)
 
 
 def run(only: str = "", *, rounds: int = 15, directory: Path | None = None) -> Iterator[Row]:
     """Run the selected cases one after the other and yield each row as it is there. directory: where the files go."""
-    for one in select(only):
-        with scratch(directory) as place:
-            yield run_case(one, place, rounds)
+    return harness.run(select(only), rounds=rounds, directory=directory)

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 Timed = Callable[[], object]
@@ -84,13 +86,16 @@ class Row:
     @property
     def figure(self) -> str:
         """The absolute figure, for people: a rate, a latency or a size."""
-        if self.name.startswith("follow_"):
-            return f"{self.ns_per_msg / 1000:.0f} µs"
+        if "added_ns" in self.extra:
+            return f"{self.extra['added_ns']:.0f} ns added"
+        if self.name.startswith(("follow_", "commit_", "offset_")):
+            return f"{self.ns_per_msg / 1000:.3g} µs"
         if self.rate_per_s >= 1e6:
             return f"{self.rate_per_s / 1e6:.3g} M/s"
         if self.rate_per_s:
             return f"{self.rate_per_s / 1e3:.3g} k/s"
-        for name, unit in (("resident_mib", "MiB"), ("bytes_per_id", "B an id")):
+        units = (("resident_mib", "MiB"), ("bytes_per_id", "B an id"), ("bytes_per_producer", "B a producer"))
+        for name, unit in units:
             if name in self.extra:
                 return f"{self.extra[name]:.3g} {unit}"
         return "-"
@@ -123,6 +128,20 @@ def case(
         return build
 
     return register
+
+
+def select(modules: Sequence[ModuleType], only: str) -> list[Case]:
+    """A suite's cases, those of its modules, in their order, whose name matches the regular expression `only`."""
+    order = [module.__name__ for module in modules]  # imports are sorted, the table is not
+    cases = [one for one in CASES.values() if one.build.__module__ in order and re.search(only, one.name)]
+    return sorted(cases, key=lambda one: order.index(one.build.__module__))
+
+
+def run(cases: Iterable[Case], *, rounds: int, directory: Path | None) -> Iterator[Row]:
+    """Measure one case after the other, each in a directory of its own."""
+    for one in cases:
+        with scratch(directory) as place:
+            yield run_case(one, place, rounds)
 
 
 def run_case(one: Case, directory: Path, rounds: int) -> Row:

@@ -12,7 +12,7 @@ from mqcore.cli.output import note, print_json, show_rows
 from mqcore.cli.stores import json_option
 from mqcore.errors import MissingExtraError
 
-SUITES = ("engine",)
+SUITES = ("engine", "eos")
 
 
 @click.command()

@@ -118,6 +118,7 @@ def print_next_commands(store: str) -> None:
         f"mqcore topic describe {TOPIC} --store {store}",
         f"mqcore consume receipts-exactly-once --store {store} --from -2",
         f"mqcore group describe exactly-once --store {store}",
+        f"mqcore txn list --store {store}",
         f"mqcore log dump {TOPIC} --store {store} --partition 3 --max 5",
         f"mqcore log verify --store {store}",
         f"mqcore doctor --store {store}",

@@ -23,6 +23,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ class Coordinator:
 
     def _evict(self) -> None:
         """Forget the ids that were not used for longest, but none that runs. Under `_table`."""
-        for name in list(self._ids)[: max(0, len(self._ids) - self._ids_max)]:
+        for name in tuple(islice(self._ids, max(0, len(self._ids) - self._ids_max))):
             entry = self._ids[name]
             if entry.running is None and entry not in self._owed and entry.lock.acquire(blocking=False):
                 del self._ids[name]

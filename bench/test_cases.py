@@ -1,6 +1,6 @@
 """Each case of mqcore.bench under pytest-benchmark: for comparing two commits (`--benchmark-compare`).
 
-    python -P -m pytest bench/test_engine.py --benchmark-autosave -k append
+    python -P -m pytest bench/test_cases.py --benchmark-autosave -k append
 
 The ratio to the base is in the extra info; the base runs once, before. Not part of `make test`: figures are no facts.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from mqcore.bench import engine
+from mqcore.bench import engine, eos
 from mqcore.bench.harness import Case, Row, scratch
 
 pytestmark = pytest.mark.bench
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("case", engine.select(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*engine.select(), *eos.select()], ids=lambda case: case.name)
 def test_case(benchmark: BenchmarkFixture, case: Case) -> None:
     with scratch(Path.cwd()) as directory:
         comparison = case.build(directory)
