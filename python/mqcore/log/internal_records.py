@@ -21,6 +21,7 @@ _HEADER = struct.Struct(">qiibIhiqqqhii")  # see mqcore/include/mqcore/batch.h
 _CRC = struct.Struct(">I")
 _CRC_POSITION, _CRC_START, _LOG_OVERHEAD = 17, 21, 12
 _READ_BYTES = 1 << 20
+_ONE_BYTE = [b"\1", *(bytes([2 * value]) for value in range(64))]  # the varints of -1 .. 63
 
 
 class InternalRecord(NamedTuple):
@@ -56,6 +57,8 @@ def encode(records: Sequence[tuple[bytes | None, bytes | None]], timestamp_ms: i
 
 def _varint(value: int) -> bytes:
     """Zig-zag varint, as records have it."""
+    if -1 <= value < 64:
+        return _ONE_BYTE[value + 1]
     rest = (value << 1) ^ (value >> 63)
     out = bytearray()
     while rest > 0x7F:
