@@ -73,16 +73,22 @@ class Sender(Producer):
                 raise InvalidTransactionStateError("the transaction is over")
             if sink.log is None:
                 sink.log = self._open_log(sink.topic.name, sink.partition)
-            transaction.enter(sink.log)
-        except MQError as error:  # no news to whoever ended the transaction: not logged
-            self._ready.extend(chunk.finish(error))
-            self._failed.append(chunk)
-            self._failures += 1
+        except MQError as error:
+            self._refuse(chunk, error)
             return
-        try:
+        with transaction.lock:
+            try:
+                transaction.admit(sink.log)
+            except MQError as error:
+                self._refuse(chunk, error)
+                return
             super()._append(sink, chunk)
-        finally:
-            transaction.leave()
+
+    def _refuse(self, chunk: Chunk, error: MQError) -> None:
+        """It comes too late: no news to whoever ended the transaction, so not logged."""
+        self._ready.extend(chunk.finish(error))
+        self._failed.append(chunk)
+        self._failures += 1
 
     def _send_ids(self, *args: Any) -> IdDelivery:
         try:
@@ -102,14 +108,14 @@ class Sender(Producer):
         with sink.lock:
             sequence = max(0, log.next_sequence(state.producer_id, state.epoch))
             batches = build(identity=(state.producer_id, state.epoch, sequence))
-            transaction.enter(log)
-            try:
-                sink.owner = threading.get_ident()
-                sink.unsure = True  # the next chunk's sequences come after these
-                return log.append(batches)  # type: ignore[no-any-return]
-            finally:
-                sink.owner = 0
-                transaction.leave()
+            with transaction.lock:
+                transaction.admit(log)
+                try:
+                    sink.owner = threading.get_ident()
+                    sink.unsure = True  # the next chunk's sequences come after these
+                    return log.append(batches)  # type: ignore[no-any-return]
+                finally:
+                    sink.owner = 0
 
     def append_all(self) -> None:
         """Append what is open, without waiting for the disk; raise the first error of a record of this transaction."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -40,13 +42,34 @@ class Line:
         return self._line
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line" and not self.fired:
+        if event == "line" and not self.fired and not _leaves_with(frame):
             self.count += 1
             if self.count == self.at:
                 self.fired = True
                 self.where = f"{frame.f_code.co_filename.removeprefix(_ROOT)}:{frame.f_lineno}"
                 self._act()
         return self._line
+
+
+_NONES = 3  # __exit__(None, None, None)
+
+
+@functools.cache
+def _exits(code: CodeType) -> frozenset[int]:
+    """Offsets of the instructions that begin the regular exit of a `with`, and of the NOPs of `try:` lines."""
+    steps = list(dis.get_instructions(code))
+    return frozenset(
+        steps[at].offset
+        for at in range(len(steps) - _NONES)
+        if steps[at].opname == "NOP"
+        or all(step.opname == "LOAD_CONST" and step.argval is None for step in steps[at : at + _NONES])
+    )
+
+
+def _leaves_with(frame: FrameType) -> bool:
+    """Whether the line is that of a `with` which is being left, or a bare `try:`. The interpreter looks for signals at calls
+    and jumps, so none comes there; a tracer's exception would, where no handler covers it, and leave a lock held."""
+    return frame.f_lasti in _exits(frame.f_code)
 
 
 def interrupt() -> None:

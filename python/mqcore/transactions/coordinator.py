@@ -198,8 +198,8 @@ class Coordinator:
             raise
 
     def _commit(self, tx: OpenTransaction) -> None:
-        self._take_decisions()
-        try:
+        with self._decisions:
+            self._resolve()
             if tx.phase < Phase.DECIDED:
                 self._begin_end(tx)
                 try:
@@ -214,13 +214,6 @@ class Coordinator:
             if not tx.committed:
                 raise tx.refusal()
             self._complete(tx)
-        finally:
-            self._decisions.release()
-
-    def _take_decisions(self) -> None:
-        self._decisions.acquire()
-        if self._doubt is not None:
-            self._resolve()
 
     def _begin_end(self, tx: OpenTransaction) -> None:
         """Close the gate to all but this thread. An ENDING left by an interrupt is taken over: its thread is gone."""
@@ -314,24 +307,20 @@ class Coordinator:
     def _end(self, tx: OpenTransaction, error: MQError | None) -> None:
         """Abort for a reason (None: its owner wants it), or complete what is decided; errors of the disk are kept for
         the next attempt."""
-        self._take_decisions()
-        try:
+        with self._decisions:
+            self._resolve()
             if tx.phase < Phase.DECIDED:
                 self._give_up(tx, error)
             elif tx.phase is Phase.DECIDED:
                 self._try_complete(tx)
-        finally:
-            self._decisions.release()
 
     def _finish(self, tx: OpenTransaction) -> None:
         """Write what is missing of an end; raises what keeps it from being written."""
-        self._take_decisions()
-        try:
+        with self._decisions:
+            self._resolve()
             if tx.phase < Phase.DECIDED:
                 self._decide(tx, commit=False)
             self._complete(tx)
-        finally:
-            self._decisions.release()
 
     def _give_up(self, tx: OpenTransaction, error: MQError | None) -> None:
         """Refuse further appends and abort. Under `_decisions`, undecided."""
@@ -386,11 +375,9 @@ class Coordinator:
             elif now >= tx.deadline_s:
                 self._end(tx, _timed_out(tx))
         if self._owed:
-            self._take_decisions()
-            try:
+            with self._decisions:
+                self._resolve()
                 self._pay()
-            finally:
-                self._decisions.release()
         late, self._unapplied = self._unapplied, []
         for tx in late:
             if tx.phase is Phase.OVER:

@@ -1,7 +1,7 @@
 """One open transaction, and the gate that every one of its appends goes through.
 
 Invariants:
-    1. Between `enter` and `leave` nobody can end the transaction: a batch of it lies before its marker or is refused.
+    1. While `lock` is held from `admit` on nobody can end the transaction: a batch of it lies before its marker or is refused.
     2. A partition is noted before its first batch is appended: whoever ends the transaction knows where it has been.
     3. Once it is ending, only the thread that ends it appends (what commits carry beside records); once over, nobody.
 Lock: `lock` guards the phase, and is held over an append. It is taken after the coordinator's, before a partition's.
@@ -80,17 +80,13 @@ class OpenTransaction:
             return None
         return self.committed
 
-    def enter(self, log: PartitionLog) -> None:
-        """Before an append to `log`; `leave` comes after it. Raises why the transaction is over."""
-        self.lock.acquire()
+    def admit(self, log: PartitionLog) -> None:
+        """Before an append to `log`; `lock` is held over both: by a `with`, which no interrupt can split. Raises why the
+        transaction is over."""
         if self.phase is Phase.OPEN or (self.phase is Phase.ENDING and self.owner == get_ident()):
             self.logs[log] = None
             return
-        self.lock.release()
         raise self.refusal()
-
-    def leave(self) -> None:
-        self.lock.release()
 
     def refusal(self) -> MQError:
         """What a call gets that comes too late."""

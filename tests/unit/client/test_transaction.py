@@ -153,8 +153,9 @@ def test_a_new_handle_fences_the_old_one(store: mqcore.Store) -> None:
 
 
 class NoGate:
-    def enter(self, log: object) -> None: ...
-    def leave(self) -> None: ...
+    lock = threading.Lock()
+
+    def admit(self, log: object) -> None: ...
 
 
 def test_a_late_batch_of_a_zombie_is_refused(store: mqcore.Store) -> None:
