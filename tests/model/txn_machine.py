@@ -37,6 +37,7 @@ COMPACT = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": 0, "delete.
 NAMES = st.sampled_from(["a", "b", "c"])
 PLACES = st.sampled_from(PARTITIONS)
 KEYS = st.sampled_from([b"k0", b"k1", b"k2", b"k3"])
+STATE_KEYS = st.sampled_from([b"k0", b"k1"])
 LOST = (errors.ProducerFencedError, errors.TransactionTimedOutError)
 
 
@@ -142,7 +143,7 @@ class TransactionMachine(RuleBasedStateMachine):
             self.log[place].append((pair, tx))
         tx.waiting.clear()
 
-    @rule(name=NAMES, key=KEYS)
+    @rule(name=NAMES, key=STATE_KEYS)
     def put(self, name: str, key: bytes) -> None:
         """Without a read before."""
         tx, value = self._looking(name), self._new_pair(key)[1]
@@ -150,7 +151,7 @@ class TransactionMachine(RuleBasedStateMachine):
         tx.saw.add(key)
         tx.changes[key] = value
 
-    @rule(name=NAMES, key=KEYS)
+    @rule(name=NAMES, key=STATE_KEYS)
     def pop(self, name: str, key: bytes) -> None:
         """A read, and a change if there is something."""
         tx = self._looking(name)
@@ -161,7 +162,7 @@ class TransactionMachine(RuleBasedStateMachine):
             if there is not None:
                 tx.changes[key] = None
 
-    @rule(name=NAMES, key=KEYS)
+    @rule(name=NAMES, key=STATE_KEYS)
     def get(self, name: str, key: bytes) -> None:
         self._read(name, self._looking(name), key)
 
@@ -212,6 +213,14 @@ class TransactionMachine(RuleBasedStateMachine):
             if value is not None:
                 self.state[key] = value
 
+    @rule(names=st.permutations(["a", "b", "c"]), key=STATE_KEYS, reads=st.booleans())
+    def race(self, names: list[str], key: bytes, reads: bool) -> None:
+        """Two see a key, one of them changes it first."""
+        for name in names[:2]:
+            self.get(name, key) if reads else self.put(name, key)
+        self.put(names[0], key)
+        self.commit(names[0])
+
     @rule(name=NAMES)
     def abort(self, name: str) -> None:
         self._tx(name).handle.abort()
@@ -258,8 +267,14 @@ class TransactionMachine(RuleBasedStateMachine):
 
     @rule(place=PLACES)
     def roll(self, place: TopicPartition) -> None:
-        """So that compaction has a closed segment to work on."""
         self.store.log.partition(place.topic, place.partition).roll()
+
+    @rule()
+    def compact(self) -> None:
+        """Everything is in closed segments."""
+        self.send_plainly(PARTITIONS[2], b"k0", tombstone=False)
+        self.roll(PARTITIONS[2])
+        self.time_passes(1)
 
     @rule()
     def crash(self) -> None:
