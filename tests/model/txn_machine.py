@@ -215,11 +215,13 @@ class TransactionMachine(RuleBasedStateMachine):
 
     @rule(names=st.permutations(["a", "b", "c"]), key=STATE_KEYS, reads=st.booleans())
     def race(self, names: list[str], key: bytes, reads: bool) -> None:
-        """Two see a key, one of them changes it first."""
+        """Two see a key, one of them changes it first; the other has offsets that are on their way before it loses."""
+        self.commit_offset(names[1], PARTITIONS[0], 50)
         for name in names[:2]:
             self.get(name, key) if reads else self.put(name, key)
         self.put(names[0], key)
         self.commit(names[0])
+        self.commit(names[1])
 
     @rule(name=NAMES)
     def abort(self, name: str) -> None:
@@ -284,6 +286,14 @@ class TransactionMachine(RuleBasedStateMachine):
         self.path = image
         self._next_process()
         assert self.store.recovery.damaged == []
+
+    @rule(name=NAMES, place=PLACES)
+    def crash_in_the_middle(self, name: str, place: TopicPartition) -> None:
+        """Of a transaction that has records in the log, with others behind them."""
+        self.send(name, [place], b"k0", tombstone=False)
+        self.append(name)
+        self.send_plainly(place, b"k1", tombstone=False)
+        self.crash()
 
     @rule()
     def reopen(self) -> None:
