@@ -37,7 +37,7 @@ COMMANDS = {
 }
 # The one-line help of each, so that the overview needs no import; a test compares them with the commands' own.
 SUMMARIES = {
-    "demo": "Write real events, read them back, check every one.",
+    "demo": "Real events through a pipeline that is killed, every one checked.",
     "topic": "Create, list, describe, alter, delete and adopt topics.",
     "produce": "Append records from standard input or files.",
     "consume": "Print records of a topic.",
