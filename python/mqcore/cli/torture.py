@@ -21,6 +21,7 @@ SUITES = {
     "io-errors": 3000,
     "bit-flips": 200_000,
     "oom": 500,
+    "signals": 400,
     "fork-threads": 21,
     "clock": 200,
     "buffers": 10_000,

@@ -58,12 +58,15 @@ _NONES = 3  # __exit__(None, None, None)
 def _exits(code: CodeType) -> frozenset[int]:
     """Offsets of the instructions that begin the regular exit of a `with`, and of the NOPs of `try:` lines."""
     steps = list(dis.get_instructions(code))
-    return frozenset(
-        steps[at].offset
-        for at in range(len(steps) - _NONES)
-        if steps[at].opname == "NOP"
-        or all(step.opname == "LOAD_CONST" and step.argval is None for step in steps[at : at + _NONES])
-    )
+    found = set()
+    for at, step in enumerate(steps):
+        after = at + (step.opname == "SWAP")  # a `return` out of a `with` puts its value below first
+        nones = steps[after : after + _NONES]
+        if step.opname == "NOP" or (
+            len(nones) == _NONES and all(one.opname == "LOAD_CONST" and one.argval is None for one in nones)
+        ):
+            found.add(step.offset)
+    return frozenset(found)
 
 
 def _leaves_with(frame: FrameType) -> bool:
