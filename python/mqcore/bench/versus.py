@@ -146,7 +146,7 @@ def _against_aiokafka(send_all: Callable[[Producer, list[list[bytes]]], None]) -
 
     def prepare() -> Producer:
         nowhere: Any = _NowhereStore()
-        producer = Producer(nowhere, batch_bytes=16384)
+        producer = Producer(nowhere, batch_bytes=16384, idempotence=False)  # as the base: no producer id
         producer.send_many(TOPIC, items[:10_000])  # its buffers are there, as the base's allocator has its own
         producer.flush()
         return producer

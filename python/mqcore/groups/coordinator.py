@@ -253,10 +253,14 @@ class Coordinator:
         while True:
             group = self._groups.get(group_id) or self._load(group_id)
             group.lock.acquire()
-            if group.doubtful:
-                self._reread(group)
-            if not group.gone:
-                return group
+            try:
+                if group.doubtful:
+                    self._reread(group)
+                if not group.gone:
+                    return group
+            except BaseException:
+                group.lock.release()
+                raise
             group.lock.release()
 
     def _load(self, group_id: str) -> Group:

@@ -328,9 +328,10 @@ class Coordinator:
             tx.phase, tx.owner = Phase.ENDING, 0
             tx.error = tx.error or error
         self._try_complete(tx)
-        participants, tx.participants = tx.participants, {}
-        for participant in participants.values():
+        while tx.participants:  # one by one: an interrupt must leave those that were not told for the next attempt
+            key, participant = next(iter(tx.participants.items()))
             participant.aborted(tx.writer)
+            tx.participants.pop(key, None)
 
     def _try_complete(self, tx: OpenTransaction) -> None:
         try:
