@@ -123,13 +123,14 @@ class PartitionRecovery:
         """Write what one entry of the journal proves durable, if the segment lacks it. Oldest entries first."""
         with self._lock:
             self.report.journal_entries += 1
-        if entry.next_offset <= max(self.recovery_point, self.log_start):
-            return  # synced in its segment since, which may have been compacted or removed after that
+        path = self._path(entry.segment_base)
+        synced = entry.next_offset <= self.recovery_point  # its segment may have been compacted or removed since
+        if synced or (entry.next_offset <= self.log_start and not layout.require_kind(path, "file")):
+            return  # where the segment is there, it needs what lies below the log start: a hole would be damage
         self.proven = max(self.proven, entry.next_offset)
         if entry.data is None:
             return
         self._make_directory(topic_id)
-        path = self._path(entry.segment_base)
         if layout.require_kind(path, "file") and read_at(path, entry.position, len(entry.data)) == entry.data:
             return
         self.io.write_at(path, entry.data, entry.position)

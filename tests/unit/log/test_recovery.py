@@ -172,6 +172,22 @@ def test_fsync_what_the_journal_holds_is_written_again(tmp_path: Path) -> None:
         assert values_of(store.partition(TOPIC, 0)) == [value(number) for number in range(20)]
 
 
+def test_fsync_what_lies_below_the_log_start_leaves_no_hole_in_its_segment(tmp_path: Path) -> None:
+    """The log start is in the middle of a segment that lost power before it was synced."""
+    with opened(crashed(tmp_path, "fsync", count=0), durability="fsync") as store:
+        store._maintenance.stop()  # no checkpoint: the journal has everything
+        log = store.partition(TOPIC, 0)
+        for number in range(4):
+            put(log, value(number))
+        log.delete_before(2)
+        image = kill(store, tmp_path / "lost")
+    os.truncate(segment_files(image)[0], 0)
+    with opened(image, durability="fsync") as store:
+        assert store.recovery.findings == []
+        assert store.partition(TOPIC, 0).log_start_offset == 2
+        assert values_of(store.partition(TOPIC, 0)) == [value(2), value(3)]
+
+
 def test_fsync_a_lost_directory_is_made_again(tmp_path: Path) -> None:
     image = crashed(tmp_path, "fsync")
     for file in partition_dir(image).iterdir():
