@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
+import mqcore
 from mqcore.torture import kill_eos, power_eos
+from mqcore.torture.eos_ledger import SOURCE
+from mqcore.torture.eos_workload import STORE_CONFIG, Job, Life
 from tests.support.strict import needs
 
 pytestmark = pytest.mark.timeout(300)
@@ -15,6 +19,17 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(autouse=True)
 def _compiler() -> None:
     needs(shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"), "a C compiler", "apt-get install gcc")
+
+
+def test_a_life_with_empty_partitions_is_through_once_the_others_are(tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "store"), str(tmp_path / "record"), partitions=3)
+    with mqcore.open(job.store, config=STORE_CONFIG) as store:
+        life = Life(store, job, record_fd=-1)
+        life.setup()
+        assert life.is_through(), "nothing was planted"
+        with store.producer() as producer:
+            producer.send(SOURCE, b"0:0", partition=0).result()
+        assert not life.is_through(), "a record waits, two partitions are empty"
 
 
 def test_a_hundred_killed_pipelines() -> None:
