@@ -1,7 +1,7 @@
 """`__consumer_offsets`: the log of what groups committed and of who is in them, and its views.
 
 Invariants:
-    1. All records of a group lie in one partition (records.partition_of), in the order of their commits.
+    1. All records of a group lie in one partition (internal_topics.partition_of), in the order of their commits.
     2. A partition that was never written has no view and no files.
     3. A view is the fold of its partition: the latest value of each key (views.py keeps it so, whatever crashes).
 Lock: `_lock` guards which views there are; a leaf but for the locks of views.
@@ -9,12 +9,11 @@ Lock: `_lock` guards which views there are; a leaf but for the locks of views.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mqcore.errors import TopicExistsError, UnknownTopicError
+from mqcore.errors import UnknownTopicError
 from mqcore.groups.records import (
     Committed,
     GroupKey,
@@ -24,8 +23,8 @@ from mqcore.groups.records import (
     parse_committed,
     parse_group,
     parse_key,
-    partition_of,
 )
+from mqcore.log import internal_topics
 from mqcore.log.internal_records import encode
 from mqcore.log.views import View
 from mqcore.types import TopicPartition
@@ -65,15 +64,13 @@ class OffsetsTopic:
 
     def make(self) -> None:
         """Have the topic; durable on return. The caller holds no lock that maintenance takes."""
-        if not self.there:
-            self._store.check_writable()
-            count = self._store.config.offsets_topic_num_partitions
-            with contextlib.suppress(TopicExistsError):  # somebody else was first
-                self._store.registry.create(OFFSETS_TOPIC, count, TOPIC_CONFIG, internal=True)
+        internal_topics.ensure(
+            self._store, OFFSETS_TOPIC, self._store.config.offsets_topic_num_partitions, TOPIC_CONFIG
+        )
 
     def partition(self, group: str) -> int:
         """The partition of a group. UnknownTopicError: the topic is not there."""
-        return partition_of(group, self._store.topic(OFFSETS_TOPIC).partitions)
+        return internal_topics.partition_of(group, self._store.topic(OFFSETS_TOPIC).partitions)
 
     def log(self, group: str) -> PartitionLog:
         """The log that a group's records go to."""

@@ -212,15 +212,3 @@ def _unknown(kind: str, version: int) -> StoreFormatError:
         hint="It was written by a newer version.",
         version=version,
     )
-
-
-def partition_of(group: str, partitions: int) -> int:
-    """Which partition of `__consumer_offsets` holds a group: Java's String.hashCode, made positive, modulo the count
-    (apache/kafka GroupMetadataManager.partitionFor)."""
-    value = 0
-    encoded = group.encode("utf-16-be", "surrogatepass")
-    for at in range(0, len(encoded), 2):
-        value = (31 * value + (encoded[at] << 8) + encoded[at + 1]) & 0xFFFFFFFF
-    signed = value - (1 << 32) if value >= 1 << 31 else value
-    # Kafka's Utils.abs gives 0 for the one number that has no positive twin.
-    return (abs(signed) if signed != -(1 << 31) else 0) % partitions

@@ -7,13 +7,12 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mqcore.errors import InvalidConfigError, TopicExistsError, UnknownTopicError
-from mqcore.log import layout
+from mqcore.errors import InvalidConfigError, UnknownTopicError
+from mqcore.log import internal_topics, layout
 from mqcore.log.views import View
 from mqcore.partitioners import partitioner
 from mqcore.state import changelog
@@ -71,15 +70,9 @@ class StateStores:
             store = self._stores.get(name)
             if store is None:
                 topic = changelog.topic_of(name)
-                try:
-                    log = self._log.partition(topic, 0)
-                except UnknownTopicError:
-                    if not make:
-                        raise
-                    self._log.check_writable()
-                    with contextlib.suppress(TopicExistsError):
-                        self._log.registry.create(topic, 1, dict(changelog.CONFIG), internal=True)
-                    log = self._log.partition(topic, 0)
+                if make:
+                    internal_topics.ensure(self._log, topic, 1, changelog.CONFIG)
+                log = self._log.partition(topic, 0)
                 store = self._stores[name] = StateStore(self._log.views, name, log, read_only=self._log.read_only)
             return store
 

@@ -8,7 +8,6 @@ Invariants:
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 from mqcore.errors import UnknownTopicError
@@ -37,16 +36,6 @@ _CONFIG: dict[str, int | str] = {
 }
 
 
-def partition_of(transactional_id: str, partitions: int) -> int:
-    """Kafka's rule: abs(String.hashCode) % partitions, with abs(INT_MIN) = 0."""
-    code = 0
-    for (unit,) in struct.iter_unpack(">H", transactional_id.encode("utf-16-be", "surrogatepass")):
-        code = (31 * code + unit) & 0xFFFFFFFF
-    if code >= 1 << 31:
-        code = (1 << 32) - code
-    return (0 if code == 1 << 31 else code) % partitions
-
-
 class TransactionLog:
     """`__transaction_state` of one store; made by the first transaction."""
 
@@ -57,7 +46,8 @@ class TransactionLog:
         """The partition of an id; the topic is made if it is not there."""
         count = self._store.config.transaction_state_log_num_partitions
         info = internal_topics.ensure(self._store, TRANSACTION_TOPIC, count, _CONFIG)
-        return self._store.partition(TRANSACTION_TOPIC, partition_of(transactional_id, info.partitions))
+        number = internal_topics.partition_of(transactional_id, info.partitions)
+        return self._store.partition(TRANSACTION_TOPIC, number)
 
     def logs(self) -> Iterator[PartitionLog]:
         """All partitions that hold anything."""

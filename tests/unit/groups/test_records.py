@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mqcore.errors import StoreFormatError
 from mqcore.groups import protocol, records
 from mqcore.groups.records import Cause, Committed, GroupKey, OffsetKey, StoredGroup, StoredMember
+from mqcore.log import internal_topics
 from mqcore.types import TopicPartition
 
 text = st.text(max_size=20)
@@ -105,7 +106,7 @@ def test_older_versions_are_read() -> None:
 def test_the_partition_is_kafkas(group: str, hash_code: int) -> None:
     """Utils.abs(group.hashCode()) % partitions; the smallest int has no positive twin and becomes 0."""
     expected = 0 if hash_code == -(1 << 31) else abs(hash_code)
-    assert records.partition_of(group, 50) == expected % 50
+    assert internal_topics.partition_of(group, 50) == expected % 50
 
 
 def test_topic_ids_keep_their_bytes() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import mqcore
 from mqcore.clock import ManualClock
+from mqcore.log.internal_topics import partition_of
 from mqcore.transactions import log as transaction_log
 from mqcore.transactions.coordinator import EXPIRY_S
-from mqcore.transactions.log import TransactionLog, partition_of
+from mqcore.transactions.log import TransactionLog
 
 DAY_MS = 86_400_000
 
