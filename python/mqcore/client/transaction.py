@@ -325,9 +325,10 @@ class Transaction:
         offsets: Mapping[TopicPartition, OffsetToCommit]
         if isinstance(source, Mapping):
             offsets = source
+        elif group is None:
+            offsets, group = source.progress()
         else:
             offsets = {key: source.position(key) for key in source.assignment}
-            group = source.group_metadata() if group is None else group
         if group is None:
             raise InvalidGroupError("offsets belong to a group", hint="Give the consumer, or group=")
         if isinstance(group, str):

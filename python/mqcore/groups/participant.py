@@ -11,28 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from mqcore.groups.classic import NO_GENERATION
 from mqcore.groups.coordinator import Coordinator, OffsetToCommit
 from mqcore.groups.group import Group
 from mqcore.groups.offsets import OFFSETS_TOPIC
 from mqcore.groups.records import Committed, format_committed, format_offset_key
+from mqcore.ports import TransactionWriter
 from mqcore.types import TopicPartition
-
-
-class Writes(Protocol):
-    """What is needed of a transaction."""
-
-    def write(
-        self,
-        topic: str,
-        partition: int,
-        keys: list[bytes],
-        values: list[bytes | None],
-        timestamp_ms: int | None = None,
-    ) -> Any:
-        """Append one batch of the transaction now; `.base_offset` of the result is where it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +65,7 @@ class OffsetsInTransaction:
         member.generation, member.member_id, member.instance_id = generation, member_id, instance_id
         member.offsets.update(checked)
 
-    def prepare(self, tx: Writes) -> None:
+    def prepare(self, tx: TransactionWriter) -> None:
         """Check the members and append their offsets. Raises IllegalGenerationError, UnknownMemberError,
         FencedInstanceError, RebalanceInProgressError: then the transaction aborts."""
         for group_id, member in self._members.items():
@@ -93,11 +79,11 @@ class OffsetsInTransaction:
                 group.begin(member.offsets)
                 self._on_the_way.append(_OnTheWay(group, member.offsets, appended.base_offset))
 
-    def applied(self, tx: Writes) -> None:
+    def applied(self, tx: TransactionWriter) -> None:
         """The transaction is committed and durable: the offsets count."""
         self._end(durable=True)
 
-    def aborted(self, tx: Writes) -> None:
+    def aborted(self, tx: TransactionWriter) -> None:
         """The transaction is over without them."""
         self._end(durable=False)
 

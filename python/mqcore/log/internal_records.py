@@ -73,7 +73,9 @@ def _bytes(value: bytes | None) -> bytes:
 
 
 def read_records(log: RecordSource, offset: int) -> Iterator[InternalRecord]:
-    """Yield the records from `offset` to the end that read_committed sees when the iterator gets there.
+    """Yield the records from `offset` to the last stable offset as it is when the iterator gets there.
+
+    For topics without transactions: the records of aborted ones are not left out (reader.latest_values does that).
 
     Raises OffsetOutOfRangeError (offset below the log start), CorruptBatchError, StorageError.
     """

@@ -8,34 +8,24 @@ Invariants:
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from mqcore.log.internal_records import RecordSource, read_records
+from mqcore.log.internal_records import read_records
+from mqcore.log.reader import latest_values
 from mqcore.log.transaction_records import Decided, decides, peek
 
 if TYPE_CHECKING:
     from mqcore.log.manager import LogStore
+    from mqcore.log.partition_log import PartitionLog
     from mqcore.log.topics import TopicInfo
 
 
-class Readable(RecordSource, Protocol):
-    """A partition that can be read from its start."""
-
-    @property
-    def log_start_offset(self) -> int: ...
-
-
-def last_values(log: Readable) -> dict[bytes, bytes]:
+def last_values(log: PartitionLog) -> dict[bytes, bytes]:
     """{key: its last value} of a partition of `__transaction_state`; ids that have expired are not in it."""
-    latest: dict[bytes, bytes] = {}
-    for record in read_records(log, log.log_start_offset):
-        if record.key is None:
-            continue
-        if record.value is None:
-            latest.pop(record.key, None)
-        else:
-            latest[record.key] = record.value
-    return latest
+    latest: dict[bytes, bytes | None] = {}
+    for _, _, changes in latest_values(log, log.log_start_offset):
+        latest |= changes
+    return {key: value for key, value in latest.items() if value is not None}
 
 
 class Decisions:

@@ -25,7 +25,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mqcore.errors import MQError, StateConflictError
 from mqcore.log.view_pairs import Clock
@@ -36,26 +36,13 @@ if TYPE_CHECKING:
     from mqcore.log.overlay import Memory
     from mqcore.log.partition_log import PartitionLog
     from mqcore.log.views import ViewEnvironment
+    from mqcore.ports import TransactionWriter
     from mqcore.state.transaction import TransactionState
 
 REMEMBERED_BYTES_MAX = 64 << 20  # of commits that older transactions are compared with
 COMMIT_WAIT_S = 10.0  # for a commit in progress, before a read goes on with what will be a conflict
 _PENDING, _APPLIED, _ABORTED = range(3)
 logger = logging.getLogger("mqcore.state")
-
-
-class Writer(Protocol):
-    """What a state needs of a transaction."""
-
-    def write(
-        self,
-        topic: str,
-        partition: int,
-        keys: list[bytes],
-        values: list[bytes | None],
-        timestamp_ms: int | None = None,
-    ) -> Any:
-        """Append one transactional batch now; the result has base_offset and next_offset."""
 
 
 class Commit:
@@ -151,7 +138,7 @@ class StateStore:
 
     # -- commit (Participant) ---------------------------------------------------------------------------------------
 
-    def prepare(self, transaction: TransactionState, writer: Writer) -> Commit | None:
+    def prepare(self, transaction: TransactionState, writer: TransactionWriter) -> Commit | None:
         """Under the store-wide commit lock: compare, and append the changes; None without any.
 
         Raises StateConflictError, and what the append raises: then the transaction has to abort.

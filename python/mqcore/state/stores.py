@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from mqcore.errors import InvalidConfigError, UnknownTopicError
 from mqcore.log import internal_topics, layout
@@ -17,17 +17,12 @@ from mqcore.log.views import View
 from mqcore.partitioners import partitioner
 from mqcore.state import changelog
 from mqcore.state.reading import Live
-from mqcore.state.store import StateStore, Writer
+from mqcore.state.store import StateStore
 from mqcore.state.transaction import TransactionState
 
 if TYPE_CHECKING:
     from mqcore.log.manager import LogStore
-
-
-class Enlisting(Writer, Protocol):
-    """A transaction that carries participants (ports.py)."""
-
-    def enlist(self, key: Any, participant: Any) -> Any: ...
+    from mqcore.ports import TransactionWriter
 
 
 class StateStores:
@@ -44,13 +39,14 @@ class StateStores:
         topics = self._log.registry.all(internal=True).values()
         return [info.name[len(changelog.PREFIX) :] for info in topics if info.name.startswith(changelog.PREFIX)]
 
-    def in_transaction(self, tx: Enlisting, name: str) -> TransactionState:
+    def in_transaction(self, tx: TransactionWriter, name: str) -> TransactionState:
         """The state as a transaction sees it, enlisted; made if it is not there. Once a name and transaction.
 
         Raises InvalidTopicError (the name), StoreReadOnlyError, StorageError, CorruptBatchError.
         """
         state = TransactionState(self.open(name, make=True))
-        kept: TransactionState = tx.enlist(("state", name), state)
+        kept = tx.enlist(("state", name), state)
+        assert isinstance(kept, TransactionState)
         if kept is not state:
             state.aborted(tx)
         return kept
