@@ -33,11 +33,16 @@ Opened = Callable[..., Found]  # (path, ledger, report, durability=, lossless=, 
 
 class Subject(NamedTuple):
     """What runs under the recorder, and how its stores are judged. command: (store, record, seed, calls, durability) ->
-    argv; ledger: makes one that takes add_lines, and has acked_count and promise; check: see Opened."""
+    argv; ledger: makes one that takes add_lines, and has acked_count and promise; check: see Opened. lossless: the
+    durabilities under which nothing acknowledged may be gone; gone: the invariant that a missing store breaks;
+    go_on_every: so many calls apart lie those after which a store is written on."""
 
     command: Callable[[Path, Path, int, int, str], list[str]]
     ledger: Callable[[], Any]
     check: Opened
+    lossless: tuple[str, ...] = ("fsync",)
+    gone: str = "I1"
+    go_on_every: int = 5
 
 
 def _log_command(store: Path, record: Path, seed: int, calls: int, durability: str) -> list[str]:
@@ -89,7 +94,7 @@ def _check_states(
 ) -> None:  # fmt: skip
     """One worker's share; a line before each state, so that a state that kills the process is known by name."""
     report = Report("power", seed, durability=durability)
-    seen, lossless = set(), durability == "fsync"
+    seen, lossless = set(), durability in subject.lossless
     for number, model, image, ledger in _states(calls, root, seed, chosen, subject):
         key = _key(image), ledger.promise
         out.send(("state", f"call {number} {model}"))
@@ -100,10 +105,11 @@ def _check_states(
         shutil.rmtree(target, ignore_errors=True)
         materialise(image, root, target)
         if not (target / "store").exists():
-            found = [("I1", "the store is gone")] if lossless and ledger.acked_count else []
+            found = [(subject.gone, "the store is gone")] if lossless and ledger.acked_count else []
         else:
+            go_on = number % subject.go_on_every == 0
             found = subject.check(
-                target / "store", ledger, report, durability=durability, lossless=lossless, go_on=number % 5 == 0
+                target / "store", ledger, report, durability=durability, lossless=lossless, go_on=go_on
             )
         for invariant, sentence in found:
             out.send(("violation", invariant, f"{sentence} [call {number} {calls[number].op.name} {model}]"))
@@ -118,7 +124,7 @@ def _key(image: Image) -> bytes:
     return digest.digest()
 
 
-def _attack(report: Report, place: Path, calls: list[Call], root: str, chosen: dict[int, list[str]],
+def attack_states(report: Report, place: Path, calls: list[Call], root: str, chosen: dict[int, list[str]],
             progress: Callable[[int], None], subject: Subject = LOG) -> None:  # fmt: skip
     """Share the states among processes and collect what they find."""
     running = []
@@ -172,18 +178,18 @@ def attack(report: Report, place: Path, progress: Callable[[int], None], subject
         system_calls = sum(call.op is not Op.MARK for call in calls)
         steps += _MORE_STEPS
     report.notes |= {"system_calls": system_calls, "states_checked": 0}
-    report.acked += _acked(calls, subject)
+    report.acked += acked(calls, subject)
     every = {n: list(MODELS) for n, call in enumerate(calls) if call.op is not Op.MARK}
-    _attack(report, place, calls, root, every, progress, subject)
+    attack_states(report, place, calls, root, every, progress, subject)
     step = 1
     while report.faults_injected["power"] < faults and not report.violations:
         calls, root = record_run(place, seed + step, _LONG_CALLS, durability, subject)
-        report.acked += _acked(calls, subject)
+        report.acked += acked(calls, subject)
         left = min(faults - report.faults_injected["power"], 4000)
         chosen: dict[int, list[str]] = {}
         for _ in range(left):
             chosen.setdefault(rng.randrange(len(calls)), []).append(rng.choice(MODELS))
-        _attack(report, place, calls, root, chosen, progress, subject)
+        attack_states(report, place, calls, root, chosen, progress, subject)
         step += 1
 
 
@@ -200,16 +206,16 @@ def sample(
     report.notes.setdefault("states_checked", 0)
     rng = random.Random(report.seed)
     calls, root = record_run(place, report.seed, steps, report.durability, subject)
-    report.acked += _acked(calls, subject)
+    report.acked += acked(calls, subject)
     numbers = [number for number, call in enumerate(calls) if call.op is not Op.MARK]
     chosen: dict[int, list[str]] = {}
     for number in rng.sample(numbers, min(len(numbers), states)):
         chosen[number] = [rng.choice(models)]
-    _attack(report, place, calls, root, chosen, progress, subject)
+    attack_states(report, place, calls, root, chosen, progress, subject)
 
 
-def _acked(calls: list[Call], subject: Subject = LOG) -> int:
+def acked(calls: list[Call], subject: Subject = LOG) -> int:
     ledger = subject.ledger()
     ledger.add_lines(b"".join(call.data for call in calls if call.op is Op.MARK))
-    acked: int = ledger.acked_count
-    return acked
+    count: int = ledger.acked_count
+    return count

@@ -15,7 +15,6 @@ import json
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mqcore import errors
 from mqcore.torture import planted
 from mqcore.torture.attack import read_all
 from mqcore.torture.ledger import Found
+from mqcore.torture.report import Report
 
 TOPIC, STATE, PARTITIONS = "events", "last", 4
 TOPIC_CONFIG = {"segment.bytes": 65_536, "index.interval.bytes": 512}
@@ -50,9 +50,8 @@ class Worker:
             self._store.create_topic(TOPIC, partitions=PARTITIONS, config=TOPIC_CONFIG)
         group = self._store.log.group
         if group is not None:
-            group.kick = lambda: (
-                None
-            )  # else the flusher takes the data of a large round, and its decision never shares one
+            # Else the flusher takes the data of a large round, and its decision never shares one.
+            group.kick = lambda: None
         while self._number < transactions:
             names = self._rng.sample(IDS, self._rng.choice((1, 1, 2)))  # two open at once: markers interleave
             opened = [self._begin(name) for name in names]
@@ -89,13 +88,31 @@ class Worker:
             self.tell("committed", number)
 
 
-def check(path: Path, lines: Iterable[bytes], *, durability: str, go_on: bool) -> Found:
+class Told:
+    """The record, folded: what was said of each transaction, by kind."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, dict[str, Any]] = defaultdict(dict)
+        self.promise = 0  # lines
+
+    def add_lines(self, raw: bytes) -> None:
+        """Whole lines; a last one that was cut short is left out."""
+        for line in raw.split(b"\n")[:-1]:
+            said = json.loads(line)
+            self.of[said["i"]][said["k"]] = said
+            self.promise += 1
+
+    @property
+    def acked_count(self) -> int:
+        return sum("committed" in said for said in self.of.values())
+
+
+def check(
+    path: Path, ledger: Told, report: Report, *, durability: str, lossless: bool = True, go_on: bool = False
+) -> Found:
     """Open a store after a crash and hold it against the record: each transaction whole or not there, in every partition and
     in the state; what was acknowledged there, what was aborted not; nothing left open."""
-    told: dict[int, dict[str, Any]] = defaultdict(dict)
-    for line in lines:
-        said = json.loads(line)
-        told[said["i"]][said["k"]] = said
+    told = ledger.of
     try:
         with mqcore.open(path, durability=durability, config=STORE_CONFIG) as store:
             found = _check(store, told) if TOPIC in store.topics() else _none_acknowledged(told)
