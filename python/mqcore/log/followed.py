@@ -43,6 +43,8 @@ class FollowedPartition(PartitionLog):
         self.cleaned = store.cleaned.get(checkpoints.PartitionKey(info.name, number), 0)
         self._generation = -1
         self._marks: tuple[int, ...] = ()
+        # By which `tail` served last: `offsets` may lag behind them.
+        self._tail_marks: tuple[int, int, int, int] | None = None
         self._listed: tuple[int, bool] = (-1, False)  # (time of change, whether the listing can be trusted)
         self._known = False
 
@@ -56,6 +58,11 @@ class FollowedPartition(PartitionLog):
                 with self._lock:
                     if not self._known:
                         self._take_left()
+            if self._tail_marks is not None:
+                with self._lock:
+                    served, self._tail_marks = self._tail_marks, None
+                    if served is not None:
+                        self._take_marks(served)
             return self._offsets
         if self._generation != self._store.generation or self.slot == NO_SLOT:
             self._generation = self._store.generation
@@ -91,9 +98,11 @@ class FollowedPartition(PartitionLog):
         marks, before = self._store.attached(), self._offsets
         if marks is None or self._generation != self._store.generation or self.slot == NO_SLOT:
             return LOST
-        log_start, high_watermark, last_stable, _ = marks.read(self.slot)
+        seen = marks.read(self.slot)
+        log_start, high_watermark, last_stable, _ = seen
         if high_watermark < before.high_watermark or last_stable < before.last_stable:
             return LOST
+        self._tail_marks = seen
         now = Offsets(log_start, last_stable, high_watermark, high_watermark)
         return tail_of(self, now, segment, start, offset, max_bytes, isolation)
 

@@ -114,6 +114,23 @@ def test_a_follower_that_is_at_the_end_keeps_no_removed_file(tmp_path: Path) -> 
         assert taken(reader) == [b"b"]
 
 
+def test_what_was_read_there_stays_when_the_writer_is_gone(tmp_path: Path) -> None:
+    """The marks that it was read by are remembered: nothing is taken back."""
+    with opened(tmp_path) as store:
+        store.create_topic(TOPIC)
+        log = store.partition(TOPIC, 0)
+        put(log, b"first")
+        with LogStore.open(tmp_path, read_only=True) as other:
+            followed = other.partition(TOPIC, 0)
+            reader = PartitionReader(followed, 0)
+            assert taken(reader) == [b"first"]
+            put(log, b"second")
+            assert taken(reader) == [b"second"]
+            store.abandon()
+            assert taken(PartitionReader(followed, 0)) == [b"first", b"second"]
+            assert followed.high_watermark == 2
+
+
 def test_the_next_writer_is_followed(tmp_path: Path) -> None:
     with open_store(tmp_path / "s") as store:
         store.create_topic("t")
