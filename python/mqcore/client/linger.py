@@ -5,21 +5,25 @@ Invariants:
        producer has anything open: an idle store costs nothing.
     2. A producer is kept alive by this thread while it has records that are in no log yet.
     3. An error in one producer's tick is logged and does not keep the others waiting.
+    4. The interpreter does not end while a thread has not begun: CPython 3.11 crashes if it begins then (gh-104690).
 Lock: `_lock` guards the due times and the stop flag; nothing else is locked while it is held.
 """
 
 from __future__ import annotations
 
 import _thread
+import atexit
 import logging
 import math
+import os
 import threading
+import weakref
 from time import monotonic
 from typing import Protocol
 
 log = logging.getLogger("mqcore.linger")
 
-START_S = 5.0  # close waits no longer for a thread that has not begun
+START_S = 5.0  # nobody waits longer for a thread that has not begun
 
 
 class Lingering(Protocol):
@@ -40,7 +44,7 @@ class Linger:
         self._waiting_until = 0.0  # what the thread sleeps for; in the past while it is awake
         self._ended: threading.Event | None = None  # set by the thread as the last thing it does; None: no thread yet
         self._ident = 0
-        self._running = False  # the thread has begun
+        self._begun = threading.Event()  # the thread runs, or ran
         self._stopping = False
 
     def arm(self, producer: Lingering, delay_s: float) -> None:
@@ -51,10 +55,11 @@ class Linger:
                 return
             self._due[producer] = due
             if self._ended is None:
-                ended = threading.Event()
+                ended, self._begun = threading.Event(), threading.Event()
+                _started.add(self)
                 # Not threading.Thread: its start() waits until the thread runs, which a send on a busy machine should
                 # not. Like a daemon thread it does not keep the interpreter alive.
-                self._ident = _thread.start_new_thread(self._run, (ended,))
+                self._ident = _thread.start_new_thread(self._run, (self._begun, ended))
                 self._ended = ended
             elif due < self._waiting_until:
                 self._changed.notify()
@@ -71,15 +76,13 @@ class Linger:
             self._due.clear()
             self._changed.notify()
             ended = self._ended
-        if ended is not None and self._ident != threading.get_ident():
-            # A thread that found no memory for its first frame never runs; one that is late finds the flag.
-            ended.wait(None if self._running else START_S)
-            if self._running:
-                ended.wait()
+        # A thread that found no memory for its first frame never runs; one that is late finds the flag.
+        if ended is not None and self._ident != threading.get_ident() and self._begun.wait(START_S):
+            ended.wait()
 
-    def _run(self, ended: threading.Event) -> None:
+    def _run(self, begun: threading.Event, ended: threading.Event) -> None:
         try:
-            self._running = True
+            begun.set()
             while True:
                 producer = self._next()
                 if producer is None:
@@ -117,3 +120,13 @@ class Linger:
             with self._lock:
                 if not self._stopping:
                     self._due[producer] = min(again, self._due.get(producer, math.inf))
+
+
+_started: weakref.WeakSet[Linger] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_started.clear)  # their threads are the parent's
+
+
+@atexit.register
+def _wait_for_starts() -> None:
+    for linger in list(_started):
+        linger._begun.wait(START_S)

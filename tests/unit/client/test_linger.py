@@ -6,10 +6,11 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 import pytest
 
-from mqcore.client.linger import Linger
+from mqcore.client.linger import Linger, _wait_for_starts
 
 
 class Ticker:
@@ -90,6 +91,20 @@ def test_close_does_not_wait_for_a_thread_that_never_began(monkeypatch: pytest.M
     monkeypatch.setattr("mqcore.client.linger._thread.start_new_thread", lambda *_: 1)
     linger = Linger()
     linger.arm(Forever(), 0.0)
+    linger.close()
+
+
+def test_the_interpreter_waits_for_a_thread_that_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_late(run: Callable[..., None], arguments: tuple[object, ...]) -> int:
+        threading.Timer(0.1, run, arguments).start()
+        return 1
+
+    monkeypatch.setattr("mqcore.client.linger._thread.start_new_thread", start_late)
+    linger = Linger()
+    linger.arm(Forever(), 0.0)
+    assert not linger._begun.is_set()
+    _wait_for_starts()
+    assert linger._begun.is_set()
     linger.close()
 
 
